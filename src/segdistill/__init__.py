@@ -1,0 +1,1 @@
+"""segdistill: a large promptable segmentation model and a handful of masks in; a small, prompt-free segmenter out."""

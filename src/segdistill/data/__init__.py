@@ -1,0 +1,1 @@
+"""Manifest, splits, labels, cache, sampler: from what people have to batches."""

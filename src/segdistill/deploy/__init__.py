@@ -1,0 +1,1 @@
+"""The student alone: artefact, prediction, export. Imports no method, loss or engine."""

@@ -1,0 +1,1 @@
+"""One file in, arrays out, and back; all size and safety limits. Imports no torch."""

@@ -1,0 +1,1 @@
+"""Pure functions of tensors; formula and source in each docstring."""

@@ -1,0 +1,1 @@
+"""Per-image scores -> table -> summary with confidence intervals."""

@@ -1,0 +1,37 @@
+"""Students by name: what an artefact needs to rebuild its network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ..types import UserError
+from .unet import UNet
+
+STUDENTS: dict[str, Callable[..., nn.Module]] = {"unet": UNet}
+
+
+class StudentSpec(NamedTuple):
+    """A key of STUDENTS and the arguments of its constructor, JSON-serialisable."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def build_student(name: str, **arguments: Any) -> nn.Module:
+    """Build a student and remember how; raises UserError for a name that does not exist."""
+    if name not in STUDENTS:
+        raise UserError(f"student {name!r} does not exist; choose one of {', '.join(STUDENTS)}")
+    network = STUDENTS[name](**arguments)
+    network.spec = StudentSpec(name, arguments)  # type: ignore[assignment]
+    return network
+
+
+def student_spec(network: nn.Module) -> StudentSpec:
+    """How a network made by `build_student` was built."""
+    spec = getattr(network, "spec", None)
+    if not isinstance(spec, StudentSpec):
+        raise TypeError(f"{type(network).__name__} was not made by build_student, so no artefact could rebuild it")
+    return spec
