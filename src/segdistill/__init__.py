@@ -1,1 +1,42 @@
-"""segdistill: a large promptable segmentation model and a handful of masks in; a small, prompt-free segmenter out."""
+"""segdistill: a large promptable segmentation model and a handful of masks in; a small, prompt-free segmenter out.
+
+    import segdistill
+    run = segdistill.train("data", "runs/first", segdistill.TrainOptions(labelled="60", size=128))
+    segdistill.predict(run.folder, ["images"], "masks")
+
+Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api.evaluate import evaluate
+    from .api.options import TrainOptions
+    from .api.train import resume, train
+    from .api.use import export, load_student, predict
+    from .types import UserError
+
+_HOME = {
+    "TrainOptions": "api.options",
+    "UserError": "types",
+    "evaluate": "api.evaluate",
+    "export": "api.use",
+    "load_student": "api.use",
+    "predict": "api.use",
+    "resume": "api.train",
+    "train": "api.train",
+}
+__all__ = ["TrainOptions", "UserError", "evaluate", "export", "load_student", "predict", "resume", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

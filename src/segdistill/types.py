@@ -34,6 +34,16 @@ class StepOutput(NamedTuple):
     terms: dict[str, Tensor]  # every addend, by the paper's name, as logged
 
 
+class Task(NamedTuple):
+    """What a method is built for."""
+
+    classes: int  # background included
+    size: tuple[int, int]  # (H, W) of the training images
+    modalities: tuple[str, ...]  # Batch.modality indexes it; one empty name when the data say nothing
+    labelled: int  # training rows with a mask
+    others: int  # training rows without
+
+
 @dataclass(frozen=True)
 class Clip:
     """Gradient clipping, per optimizer: by the norm of its gradients, or element-wise by value."""

@@ -1,1 +1,5 @@
-"""One paper = one file."""
+"""One paper = one file; METHODS is the one list."""
+
+from .supervised import Supervised
+
+METHODS = {"supervised": Supervised}

@@ -1,0 +1,94 @@
+"""A data folder made ready for training: rows, splits, budget, mask mapping, cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from ..data.batches import Dataset
+from ..data.cache import open_cache, truth
+from ..data.labels import LabelMapping, build_mapping, scan_values
+from ..data.manifest import Row, load_manifest
+from ..data.splits import apply_budget, assign_splits, load_splits, save_splits
+from ..types import UserError
+from .options import TrainOptions, parse_classes, parse_size
+from .runs import read_json, write_json
+from .terminal import bar, console
+
+SPLITS = ("train", "val", "test")
+
+
+def read_mapping(rows: Sequence[Row], options: TrainOptions) -> LabelMapping:
+    """Scan the masks and decide what each value means; shown on the terminal."""
+    masks = [mask for mask in map(truth, rows) if mask]
+    with bar("reading masks") as progress:
+        found = scan_values(masks, options.threads, progress, options.threshold)
+    mapping = build_mapping(found, parse_classes(options.classes))
+    console.print("mask values:\n  " + mapping.describe().replace("\n", "\n  "), markup=False)
+    return mapping
+
+
+def prepare_data(data: Path, run: Path, options: TrainOptions) -> None:
+    """Draw the splits and the label budget and write them with the mask mapping into the run folder."""
+    manifest = load_manifest(data)
+    rows = assign_splits(manifest, val=options.val, test=options.test, seed=options.seed)
+    budget = None if options.labelled is None else str(options.labelled)
+    rows = apply_budget(rows, budget, options.seed)
+    mapping = read_mapping(rows, options)
+    if not any(row.split == "train" and row.mask for row in rows):
+        raise UserError(f"{data}: no labelled training image; give masks for some images of the training split")
+    save_splits(run / "data" / "splits.csv", rows, root=manifest.root)
+    write_json(run / "data" / "mapping.json", mapping.to_json())
+    write_json(run / "data" / "data.json", {"name": manifest.name, "root": str(manifest.root.resolve())})
+
+
+def load_data(run: Path, options: TrainOptions) -> tuple[Dataset, LabelMapping, dict[str, Any]]:
+    """The data of a run folder, from the cache; UserError when the files changed since the run began."""
+    facts = read_json(run / "data" / "data.json")
+    rows = load_splits(run / "data" / "splits.csv", root=Path(facts["root"]))
+    mapping = LabelMapping.from_json(read_json(run / "data" / "mapping.json"))
+    with bar("decoding images") as progress:
+        cache = open_cache(
+            rows,
+            mapping,
+            size=parse_size(options.size),
+            fit=options.fit,
+            folder=options.cache or user_cache_path("segdistill", appauthor=False),
+            threads=options.threads,
+            on_progress=progress,
+        )
+    if facts.setdefault("hash", cache.data_hash) != cache.data_hash:
+        raise UserError(f"{facts['root']}: the images or masks changed since {run} began; start a new run")
+    write_json(run / "data" / "data.json", facts)
+    modalities = tuple(sorted({row.modality for row in rows}))
+    return Dataset(cache, rows, mapping.classes, modalities), mapping, facts
+
+
+def split_table(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """Images, masks and patients per split, for the terminal and the report."""
+    return [
+        {
+            "split": split,
+            "images": len(part),
+            "labelled": sum(row.mask is not None for row in part),
+            "patients": len({row.patient for row in part if row.patient}) or "–",
+        }
+        for split, part in _by_split(rows)
+    ]
+
+
+def scored_rows(rows: Sequence[Row]) -> tuple[str, list[Row]]:
+    """What the final scores are taken on: the test split; the validation split only where there is no test."""
+    for split in ("test", "val"):
+        part = [row for row in rows if row.split == split and row.mask]
+        if part:
+            return split, part
+    return "none", []
+
+
+def _by_split(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    for split in SPLITS:
+        yield split, [row for row in rows if row.split == split]

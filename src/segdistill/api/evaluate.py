@@ -1,0 +1,182 @@
+"""evaluate: a student on a data set, or another tool's masks beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data.labels import LabelMapping, build_mapping, scan_values
+from ..data.manifest import Row, load_manifest
+from ..deploy.predictor import open_predictor
+from ..engine.evaluator import Case, Evaluation, display_name, evaluate_cases, predicted_cases, write_scores
+from ..formats import IMAGE_SUFFIXES, read_mask
+from ..report.html import ReportData, write_report
+from ..types import UserError
+from .options import parse_classes
+from .reporting import examples, student_facts
+from .runs import provenance
+from .terminal import bar, console, show_scores
+
+Split = Literal["auto", "train", "val", "test", "all"]
+
+
+def evaluate(
+    student: Path | str,
+    data: Path | str,
+    out: Path | str | None = None,
+    *,
+    split: Split = "auto",
+    classes: str | None = None,
+    threshold: int | None = None,
+    tolerance: float = 2.0,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Score a student, or a folder of masks that any tool made, and print the table.
+
+    Args:
+        student: A student's folder, an .onnx file, or a folder of predicted masks.
+        data: Data folder or manifest; beside predicted masks also a plain folder of reference masks.
+        out: Folder for scores.csv, summary.json and, for a student, report.html.
+        split: Split to score; "auto" is the test split where there is one, else all images.
+        classes: Class names of predicted masks, background first, separated by commas.
+        threshold: Mask values above it are foreground.
+        tolerance: Distance in pixels up to which a boundary counts as met (NSD).
+        device: Where a student runs: cpu or cuda.
+        threads: CPU threads.
+
+    Returns:
+        The summary, as in summary.json.
+
+    Raises:
+        UserError: Input that cannot be used.
+    """
+    student, data = Path(student), Path(data)
+    if student.is_dir() and not (student / "student.json").exists() and not (student / "student").exists():
+        evaluation = _evaluate_masks(student, data, split, parse_classes(classes), threshold, tolerance)
+        report = None
+    else:
+        if (student / "student" / "student.json").exists():
+            student = student / "student"
+        evaluation, report = _evaluate_student(student, data, split, threshold, tolerance, device, threads)
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        write_scores(Path(out), evaluation)
+        if report:
+            write_report(Path(out) / "report.html", report)
+            console.print(f"report: {Path(out) / 'report.html'}", markup=False)
+    show_scores(f"{data.name}, original resolution", evaluation.summary)
+    return evaluation.summary
+
+
+def _evaluate_student(
+    student: Path,
+    data: Path,
+    split: Split,
+    threshold: int | None,
+    tolerance: float,
+    device: str,
+    threads: int | None,
+) -> tuple[Evaluation, ReportData]:
+    predictor = open_predictor(student, device, threads)
+    manifest = load_manifest(data)
+    rows = _rows_of(manifest.rows, split, data)
+    mapping = _mapping([row.mask for row in rows if row.mask], predictor.card.classes, threshold)
+    with bar("scoring") as progress:
+        evaluation = evaluate_cases(
+            predicted_cases(predictor, rows, mapping, manifest.root),
+            classes=predictor.card.classes,
+            dataset=manifest.name,
+            tolerance=tolerance,
+            on_progress=lambda done: progress(done, len(rows)),
+        )
+    made = provenance()
+    report = ReportData(
+        title=f"{manifest.name}: {predictor.card.method} student",
+        command=made["command"],
+        facts={"data": manifest.name, "split": split, "machine": made["machine"], **made["versions"]},
+        config="",
+        classes=predictor.card.classes,
+        colours=predictor.card.colours,
+        splits=[],
+        mapping=mapping.describe(),
+        log=[],
+        summary=evaluation.summary,
+        scores=evaluation.scores,
+        examples=list(examples(evaluation, predictor, mapping)),
+        student=student_facts(student, predictor, evaluation.summary),
+        warnings=[],
+        scored=_resolved(manifest.rows, split),
+    )
+    return evaluation, report
+
+
+def _evaluate_masks(
+    predicted: Path, data: Path, split: Split, classes: list[str] | None, threshold: int | None, tolerance: float
+) -> Evaluation:
+    """Masks against masks, matched by their path below the folder without suffix."""
+    references = _references(data, split)
+    found = {_key(path, predicted): path for path in _masks_below(predicted)}
+    missing = sorted(references.keys() - found.keys())
+    if missing:
+        listed = ", ".join(missing[:3])
+        raise UserError(
+            f"{predicted}: no mask for {len(missing)} of {len(references)} references ({listed}); "
+            "each needs a mask of the same name"
+        )
+    pairs = [(name, found[name], row) for name, row in sorted(references.items())]
+    truth = _mapping([row.mask for row in references.values() if row.mask], classes, threshold)
+    guess = _mapping([path for _, path, _ in pairs], truth.classes, threshold)
+
+    def cases() -> Iterator[Case]:
+        for name, path, row in pairs:
+            if row.mask:
+                yield Case(name, row, guess.apply(read_mask(path)), truth.apply(read_mask(row.mask)))
+
+    return evaluate_cases(cases(), classes=truth.classes, dataset=data.name, tolerance=tolerance)
+
+
+def _references(data: Path, split: Split) -> dict[str, Row]:
+    """Reference rows by name: of a data set, or one per file of a plain folder of masks."""
+    try:
+        manifest = load_manifest(data)
+    except UserError:
+        plain = {_key(path, data): Row(path, path) for path in _masks_below(data)} if data.is_dir() else {}
+        if not plain:
+            raise
+        return plain
+    rows = _rows_of(manifest.rows, split, data)
+    return {Path(display_name(row, manifest.root)).stem: row for row in rows}
+
+
+def _rows_of(rows: Sequence[Row], split: Split, data: Path) -> list[Row]:
+    """The labelled rows of a split."""
+    labelled = [row for row in rows if row.mask]
+    wanted = _resolved(labelled, split)
+    chosen = [row for row in labelled if wanted in ("all", row.split)]
+    if not chosen:
+        have = ", ".join(sorted({row.split or "none" for row in labelled})) or "no masks at all"
+        raise UserError(f"{data}: no labelled image in split {wanted!r} (there are: {have}); choose another --split")
+    return chosen
+
+
+def _resolved(rows: Sequence[Row], split: Split) -> str:
+    """What "auto" means for these rows."""
+    has_test = any(row.split == "test" and row.mask for row in rows)
+    return split if split != "auto" else "test" if has_test else "all"
+
+
+def _mapping(masks: list[Path], classes: Sequence[str] | None, threshold: int | None) -> LabelMapping:
+    with bar("reading masks") as progress:
+        return build_mapping(scan_values(masks, None, progress, threshold), classes)
+
+
+def _masks_below(folder: Path) -> list[Path]:
+    outputs = ("_overlay",)  # what predict writes beside its masks
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(path for path in files if not path.name.startswith(".") and not path.stem.endswith(outputs))
+
+
+def _key(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()

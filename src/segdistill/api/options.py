@@ -1,0 +1,76 @@
+"""What a training run may choose besides its method's own settings. Imports no torch: the command line reads it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from ..engine.settings import Settings
+from ..types import UserError
+
+
+@dataclass(frozen=True)
+class TrainOptions(Settings):
+    """Data and output of a training run; the loop's settings are inherited.
+
+    Attributes:
+        method: Name of the method; its own settings are the group of that name.
+        size: Training size, "128" or "128x192" (height x width).
+        fit: "squash" images to that size, or "pad" them to its shape first.
+        classes: Class names, background first, separated by commas.
+        threshold: Mask values above it are foreground; for JPEG or grey-level masks.
+        labelled: Label budget of the training split: "10%", "60" images or "7patients". None: all masks.
+        val: Share (or number of images) for validation where the data have no split.
+        test: Share (or number of images) for testing where the data have no split.
+        tolerance: Distance in pixels up to which a boundary counts as met (NSD).
+        postprocess: "none", or "largest": keep the largest component of each class.
+        licence: One line that travels with the student.
+        threads: CPU threads. None: all that torch takes.
+        cache: Folder of decoded images. None: the user's cache folder.
+    """
+
+    method: str = "supervised"
+    size: int | str = 256
+    fit: Literal["squash", "pad"] = "squash"
+    classes: str | None = None
+    threshold: int | None = None
+    labelled: int | str | None = None
+    val: float = 0.15
+    test: float = 0.15
+    tolerance: float = 2.0
+    postprocess: Literal["none", "largest"] = "none"
+    licence: str = "not stated: the licences of the data and of any pretrained weights apply"
+    threads: int | None = None
+    cache: Path | None = None
+
+
+def parse_size(text: int | str) -> tuple[int, int]:
+    """(height, width) of "128" or "128x192"; UserError for anything else, or a side out of 32..4096."""
+    match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", str(text).strip())
+    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not all(32 <= side <= 4096 for side in size):
+        raise UserError(f"--size {text}: needs one side or HEIGHTxWIDTH, each 32 to 4096, e.g. 256 or 256x320")
+    return size
+
+
+def parse_classes(text: str | None) -> list[str] | None:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",")] if text else None
+
+
+def check_options(options: TrainOptions) -> None:
+    """Refuse values that no run could use, before anything is written."""
+    parse_size(options.size)
+    for name, hint in get_type_hints(TrainOptions).items():
+        if get_origin(hint) is Literal and getattr(options, name) not in get_args(hint):
+            raise UserError(f"--{name} {getattr(options, name)}: choose {' or '.join(get_args(hint))}")
+    for name in ("iterations", "validate_every", "patience", "accumulate", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: needs a number of at least 1")
+    if options.epochs is not None and (options.epochs <= 0 or options.iterations is not None):
+        raise UserError(f"--epochs {options.epochs}: needs a number above 0, and no --iterations beside it")
+    if options.seed < 0 or options.tolerance <= 0:
+        raise UserError(f"--seed {options.seed} --tolerance {options.tolerance}: seed from 0, tolerance above 0")

@@ -1,0 +1,90 @@
+"""From a run folder and its scores to the report."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.labels import LabelMapping, colours
+from ..data.manifest import Row
+from ..deploy.predictor import Predictor, TorchPredictor, open_predictor
+from ..engine.evaluator import Evaluation, extremes
+from ..formats import read_image, read_mask
+from ..report.html import Example, ReportData, write_report
+from .data import split_table
+from .runs import read_config, read_json
+
+
+def training_report(
+    run: Path, evaluation: Evaluation, rows: Sequence[Row], mapping: LabelMapping, warnings: Sequence[str]
+) -> None:
+    """`report.html` of a finished training run."""
+    _, options, _ = read_config(run)
+    made, data = read_json(run / "run.json"), read_json(run / "data" / "data.json")
+    outcome = evaluation.summary["run"]
+    facts = {
+        "method": options.method,
+        "data": data["name"],
+        "data hash": data["hash"],
+        "training size": str(options.size),
+        "seed": str(options.seed),
+        "device": options.device,
+        "precision": outcome["precision"],
+        "machine": made["machine"],
+        "started": made["started"],
+        "scored split": outcome["scored split"],
+        **{f"{name} version": number for name, number in made["versions"].items()},
+    }
+    predictor = open_predictor(run / "student")
+    report = ReportData(
+        title=f"{data['name']}: {options.method}",
+        command=made["command"],
+        facts=facts,
+        config=(run / "config.yaml").read_text(encoding="utf-8"),
+        classes=mapping.classes,
+        colours=colours(len(mapping.classes)),
+        splits=split_table(rows),
+        mapping=mapping.describe(),
+        log=list(_log(run / "log.jsonl")),
+        summary=evaluation.summary,
+        scores=evaluation.scores,
+        examples=list(examples(evaluation, predictor, mapping)),
+        student=student_facts(run / "student", predictor, evaluation.summary),
+        warnings=warnings,
+        scored=outcome["scored split"],
+    )
+    write_report(run / "report.html", report)
+
+
+def examples(evaluation: Evaluation, predictor: Predictor, mapping: LabelMapping) -> Iterator[Example]:
+    """Worst, median and best images with both masks, predicted once more."""
+    for kind, name, dice in extremes(evaluation):
+        row = evaluation.names[name]
+        if row.mask is None:
+            continue
+        image = read_image(row.image)
+        reference = mapping.apply(read_mask(row.mask))
+        yield Example(name, kind, f"Dice {dice:.3f}", image, reference, predictor.predict(image).labels)
+
+
+def student_facts(path: Path, predictor: Predictor, summary: dict[str, Any]) -> dict[str, str]:
+    """Size and speed of a student, for the report."""
+    card = predictor.card
+    facts = {"network": card.name, "classes": ", ".join(card.classes), "input": "x".join(map(str, card.size))}
+    weights = path / "student.safetensors" if path.is_dir() else path
+    facts["file"] = f"{weights.stat().st_size / 1e6:.1f} MB"
+    if isinstance(predictor, TorchPredictor):
+        facts["parameters"] = f"{sum(p.numel() for p in predictor.student.parameters()):,}"
+    if summary.get("ms_per_image") is not None:
+        where = f"{platform.system()} {platform.machine()}"
+        facts["per image"] = f"{summary['ms_per_image']:.0f} ms (median, {where}, original size in and out)"
+    return facts
+
+
+def _log(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)

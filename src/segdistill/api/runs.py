@@ -1,0 +1,115 @@
+"""A run is a folder: what is written into it before training, and read back to resume."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..formats import replacing
+from ..methods import METHODS
+from ..types import UserError
+from .options import TrainOptions
+
+REPORTED = ("segdistill", "torch", "lightning-fabric", "numpy", "scipy", "pillow", "safetensors")
+
+
+def method_named(name: str) -> Any:
+    """The method class; UserError for a name that does not exist."""
+    if name not in METHODS:
+        raise UserError(f"--method {name}: no such method; choose one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def new_folder(out: Path | None, data: Path, options: TrainOptions) -> Path:
+    """The folder of a new run; UserError when one is there already."""
+    if out is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        out = Path("runs") / f"{data.resolve().stem}-{options.method}-{stamp}"
+    if (out / "config.yaml").exists():
+        raise UserError(f"{out}: holds a run already; continue it with --resume {out}, or choose another --out")
+    if out.is_file():
+        raise UserError(f"{out}: is a file; --out needs a folder")
+    try:
+        (out / "data").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be created ({error.strerror}); choose another --out") from None
+    return out
+
+
+def config_text(data: Path, options: TrainOptions, config: Any) -> str:
+    """Everything that decides the run, as YAML that `train --config` takes."""
+    values = {"data": str(data.resolve()), **asdict(options), options.method: asdict(config)}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def read_config(run: Path) -> tuple[Path, TrainOptions, Any]:
+    """(data, options, the method's config) of a run folder; UserError when it is none."""
+    try:
+        values: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        config = method_named(values["method"]).Config(**values.pop(values["method"]))
+        data = Path(values.pop("data"))
+        unknown = values.keys() - {field.name for field in fields(TrainOptions)}
+        if unknown:
+            raise KeyError(*unknown)
+        values["cache"] = Path(values["cache"]) if values["cache"] else None
+        return data, TrainOptions(**values), config
+    except FileNotFoundError:
+        raise UserError(f"{run}: no run to resume (no config.yaml); give the folder that train wrote") from None
+    except (OSError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{run / 'config.yaml'}: not a run's configuration ({reason}); restore the file") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomic, UTF-8."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Atomic, readable JSON."""
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that this package wrote; UserError when it is damaged."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore it, or start the run anew") from None
+    return values
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    return {"python": platform.python_version()} | {name: version(name) for name in REPORTED}
+
+
+def provenance() -> dict[str, Any]:
+    """Command, machine, versions and time, for run.json."""
+    return {
+        "command": " ".join(["segdistill", *map(_quoted, sys.argv[1:])])
+        if _from_shell()
+        else "segdistill (from Python)",
+        "machine": f"{platform.system()} {platform.machine()}",
+        "versions": versions(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _from_shell() -> bool:
+    return Path(sys.argv[0]).stem == "segdistill" if sys.argv else False
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"' if " " in word else word

@@ -1,0 +1,47 @@
+"""What the verbs show: one console, bars only where a person watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+ROWS = ("dice", "iou", "precision", "recall", "hd95", "assd", "nsd")
+
+
+@contextmanager
+def bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, fed by calls of (done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def show_scores(title: str, summary: Mapping[str, Any]) -> None:
+    """The score table of a summary: mean and 95 % interval, a column per class."""
+    blocks = dict(summary["classes"])
+    if len(blocks) > 1:
+        blocks["mean"] = summary["mean"]
+    table = Table("score", *blocks, title=title, title_justify="left")
+    for name in ROWS:
+        unit = f" [{summary['unit']}]" if name in ("hd95", "assd") else ""
+        table.add_row(f"{name}{unit}", *(interval(block[name]) for block in blocks.values()))
+    console.print(table)
+    counts = f"{summary['images']} images, 95 % intervals over {summary['groups']} {summary['grouped_by']}s. "
+    console.print(counts + summary.get("note", ""))
+
+
+def interval(statistic: Mapping[str, Any]) -> str:
+    """Mean and interval, as 0.712 [0.650, 0.770]; a dash where there is none."""
+    if statistic["mean"] is None:
+        return "–"
+    digits = 3 if abs(statistic["mean"]) <= 1 else 1
+    if statistic["low"] is None:
+        return f"{statistic['mean']:.{digits}f}"
+    return f"{statistic['mean']:.{digits}f} [{statistic['low']:.{digits}f}, {statistic['high']:.{digits}f}]"

@@ -1,0 +1,192 @@
+"""train: a folder in; a trained student, honest scores and a report out. resume: the same, from where it stopped."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from ..data.batches import Dataset, TrainingBatches
+from ..data.labels import LabelMapping, colours
+from ..deploy.artefact import save_student
+from ..deploy.card import Card
+from ..deploy.predictor import open_predictor
+from ..engine import checkpoint
+from ..engine.evaluator import Evaluation, evaluate_cases, predicted_cases, write_scores
+from ..engine.logging import RunLog
+from ..engine.precision import resolve_device
+from ..engine.randomness import seed_everything
+from ..engine.trainer import Trained, Trainer
+from ..models.students import student_spec
+from ..types import Task, UserError
+from .data import load_data, prepare_data, scored_rows, split_table
+from .options import TrainOptions, check_options, parse_size
+from .reporting import training_report
+from .runs import (
+    config_text,
+    method_named,
+    new_folder,
+    provenance,
+    read_config,
+    read_json,
+    versions,
+    write_json,
+    write_text,
+)
+from .terminal import bar, console, show_scores
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left: its folder and the summary of its scores."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+
+def train(
+    data: Path | str, out: Path | str | None = None, options: TrainOptions | None = None, config: Any = None
+) -> TrainResult:
+    """Train a student on a data folder and score it once on the test split.
+
+    Args:
+        data: Folder (images/ + masks/, or KnowSAM's layout) or CSV manifest.
+        out: Run folder to create; default runs/NAME-METHOD-TIME.
+        options: Data, loop and output; default TrainOptions().
+        config: The method's own settings (its Config class); default that class's defaults.
+
+    Raises:
+        UserError: Input that cannot be used; nothing written before is lost.
+    """
+    options = options or TrainOptions()
+    check_options(options)
+    resolve_device(options.device)
+    method = method_named(options.method)
+    config = config or method.Config()
+    folder = new_folder(Path(out) if out else None, Path(data), options)
+    prepare_data(Path(data), folder, options)
+    write_json(folder / "run.json", provenance())
+    write_text(folder / "config.yaml", config_text(Path(data), options, config))
+    return resume(folder)
+
+
+def resume(run: Path | str) -> TrainResult:
+    """Carry a run on from its last checkpoint to the end; a finished one is only shown.
+
+    Raises:
+        UserError: No run there, or its data changed.
+        Interrupted: SIGTERM or Ctrl-C; the run has saved itself.
+    """
+    run = Path(run)
+    data_path, options, config = read_config(run)
+    if (run / "report.html").exists():
+        console.print(f"{run}: finished already; see {run / 'report.html'}", markup=False)
+        return TrainResult(run, read_json(run / "summary.json"))
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    data, mapping, facts = load_data(run, options)
+    warnings = _warnings(data)
+    for line in warnings:
+        console.print(f"warning: {line}", markup=False, style="yellow")
+    start = time.perf_counter()
+    trained, method = _fit(run, data_path, data, options, config)
+    seconds = time.perf_counter() - start
+    card = _card(data, options, method.student, facts["hash"])
+    _save_last(run, method, trained, card)
+    save_student(run / "student", method.student, card)
+    evaluation, split = _score(run, data, mapping, options, Path(facts["root"]), facts["name"])
+    save_student(run / "student", method.student, replace(card, scores=evaluation.summary))
+    extra = {"scored split": split, "best validation Dice": trained.best, "training seconds in this process": seconds}
+    evaluation.summary["run"] = extra | {
+        "precision": trained.precision,
+        "labelled": len(data.numbers("train", labelled=True)),
+    }
+    write_scores(run, evaluation)
+    training_report(run, evaluation, data.rows, mapping, warnings)
+    show_scores(f"{split} split, original resolution", evaluation.summary)
+    console.print(f"report: {run / 'report.html'}\nstudent: {run / 'student'}", markup=False)
+    return TrainResult(run, evaluation.summary)
+
+
+def _fit(run: Path, data_path: Path, data: Dataset, options: TrainOptions, config: Any) -> tuple[Trained, Any]:
+    """Train the method; the student comes back with its best weights, in eval mode on the CPU."""
+    batches = TrainingBatches(data, options.seed)
+    task = Task(
+        len(data.classes), parse_size(options.size), data.modalities, len(batches.labelled), len(batches.others)
+    )
+    seed_everything(options.seed)
+    method = method_named(options.method)(config, task)
+    with RunLog(run, console, tensorboard=options.tensorboard) as log:
+        trainer = Trainer(method, batches, options, run, resolve_device(options.device), log)
+        precision = trainer.start()
+        if precision != options.precision:
+            console.print(f"precision: {precision}, the faster one here")
+            options = replace(options, precision=cast(Any, precision))
+            write_text(run / "config.yaml", config_text(data_path, options, config))
+        trained = trainer.run()
+    return trained, method.cpu().eval()
+
+
+def _card(data: Dataset, options: TrainOptions, student: torch.nn.Module, data_hash: str) -> Card:
+    spec = student_spec(student)
+    return Card(
+        name=spec.name,
+        arguments=spec.arguments,
+        method=options.method,
+        classes=data.classes,
+        colours=tuple(colours(len(data.classes))),
+        size=parse_size(options.size),
+        licence=options.licence,
+        fit=options.fit,
+        modalities=data.modalities,
+        postprocess=options.postprocess,
+        data_hash=data_hash,
+        versions=versions(),
+    )
+
+
+def _save_last(run: Path, method: Any, trained: Trained, card: Card) -> None:
+    """The last weights as a student of their own; the method has the best ones again afterwards."""
+    best = {key: value.clone() for key, value in method.state_dict().items()}
+    checkpoint.load_weights(trained.last, method)
+    save_student(run / "student_last", method.student, card)
+    method.load_state_dict(best)
+
+
+def _score(
+    run: Path, data: Dataset, mapping: LabelMapping, options: TrainOptions, root: Path, name: str
+) -> tuple[Evaluation, str]:
+    split, rows = scored_rows(data.rows)
+    if not rows:
+        raise UserError(f"{run}: no labelled test or validation image to score; the student is in {run / 'student'}")
+    predictor = open_predictor(run / "student", resolve_device(options.device))
+    with bar(f"scoring {split}") as progress:
+        evaluation = evaluate_cases(
+            predicted_cases(predictor, rows, mapping, root),
+            classes=data.classes,
+            dataset=name,
+            tolerance=options.tolerance,
+            seed=options.seed,
+            on_progress=lambda done: progress(done, len(rows)),
+        )
+    return evaluation, split
+
+
+def _warnings(data: Dataset) -> list[str]:
+    """What a reader of the scores must know."""
+    table = {row["split"]: row for row in split_table(data.rows)}
+    lines = []
+    if not table["val"]["labelled"]:
+        lines.append("no labelled validation image: the last weights are kept, not the best")
+    if not table["test"]["labelled"]:
+        lines.append("no labelled test image: scores are on the validation split, which chose the weights (optimistic)")
+    if not any(row.patient for row in data.rows):
+        lines.append(
+            "patients are unknown: images of one patient may be in several splits, and intervals are over images"
+        )
+    return lines

@@ -1,0 +1,98 @@
+"""predict, export, load_student: what one does with a student. Predicting from ONNX imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..deploy.export import ExportCheck, export_onnx
+from ..deploy.inputs import find_images
+from ..deploy.predict import PredictSummary, predict_files
+from ..deploy.predictor import open_predictor
+from .terminal import bar, console
+
+if TYPE_CHECKING:
+    from ..deploy.student import Student
+
+
+def predict(
+    student: Path | str,
+    images: Sequence[Path | str],
+    out: Path | str,
+    *,
+    probabilities: bool = False,
+    overlays: bool = False,
+    tile: bool = False,
+    overwrite: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> PredictSummary:
+    """Predict masks at the size of each image; a broken file is reported and skipped.
+
+    Args:
+        student: A student's folder, a run's folder, or an .onnx file.
+        images: Files, folders (searched with subfolders) and patterns.
+        out: Folder for NAME.png (class indices, coloured by a palette) and areas.csv.
+        probabilities: Also write NAME_prob.npz, float16 (classes, H, W).
+        overlays: Also write NAME_overlay.png.
+        tile: Predict in tiles at the original resolution, for images much larger than the input.
+        overwrite: Predict again what is there already.
+        device: cpu or cuda.
+        threads: CPU threads.
+
+    Raises:
+        UserError: No image, no student, or the folder cannot be written.
+    """
+    predictor = open_predictor(student_path(student), device, threads)
+    with bar("predicting") as progress:
+        result = predict_files(
+            predictor,
+            images,
+            Path(out),
+            probabilities=probabilities,
+            overlays=overlays,
+            tile=tile,
+            overwrite=overwrite,
+            on_progress=lambda done, total, image: progress(done, total),
+        )
+    for _, message in result.failed:
+        console.print(f"skipped: {message}", markup=False, style="red")
+    counts = f"{result.written} written, {result.skipped} there already, {len(result.failed)} unreadable"
+    console.print(f"{out}: {counts}", markup=False)
+    return result
+
+
+def export(student: Path | str, out: Path | str, *, images: Sequence[Path | str] = ()) -> ExportCheck:
+    """Write a student as one ONNX file, with resizing and softmax inside, if onnxruntime agrees with torch.
+
+    Args:
+        student: A student's or a run's folder.
+        out: The .onnx file to write.
+        images: Images to compare on (files, folders, patterns); none: built-in synthetic ones.
+
+    Raises:
+        UserError: The two disagree, or the export extra is not installed; no file is left then.
+    """
+    chosen = [source for source, _ in find_images(images)] if images else []
+    check = export_onnx(student_path(student), Path(out), chosen)
+    console.print(
+        f"{out}: {check.bytes / 1e6:.1f} MB; onnxruntime agrees with torch on {check.images} "
+        f"{'synthetic ' if check.synthetic else ''}images: probabilities within {check.max_difference:.1e}, "
+        f"labels equal on {check.label_agreement:.4%}; {check.onnx_ms:.0f} ms per image, torch {check.torch_ms:.0f} ms",
+        markup=False,
+    )
+    return check
+
+
+def load_student(path: Path | str, device: str = "cpu") -> Student:
+    """The student of an artefact's or a run's folder, in eval mode: uint8 (H, W, 3) -> labels, probabilities."""
+    from ..deploy.artefact import load_student as load
+
+    return load(student_path(path), device)
+
+
+def student_path(path: Path | str) -> Path:
+    """A run's folder stands for the student in it."""
+    inside = Path(path) / "student"
+    return inside if (inside / "student.json").exists() else Path(path)

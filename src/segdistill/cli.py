@@ -1,0 +1,209 @@
+"""The command line: parse, call, print. Only the chosen verb's parser is built, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .types import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+USAGE = """usage: segdistill VERB [options]      (segdistill VERB --help says more)
+
+A large promptable segmentation model and a handful of masks in; a small, prompt-free medical segmenter out.
+
+  demo      the main job on generated images: a few minutes, ends with a report
+  train     train a student on a folder of images and masks, score it, report
+  evaluate  score a student, or another tool's masks, on a data set
+  predict   write masks for images, with a student or an ONNX file
+  export    write a student as one ONNX file
+  check     look at what an augmentation does to your images
+
+examples:
+  segdistill train DATA --labelled 60 --size 128 --out runs/first
+  segdistill train --resume runs/first
+  segdistill predict runs/first IMAGES --out masks
+  segdistill export runs/first --out student.onnx
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code: 0, 1 (something was skipped), 2 (unusable input), 128 + signal."""
+    words = _underscored(list(sys.argv[1:] if arguments is None else arguments))
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("segdistill"))
+        return 0
+    try:
+        if words[0] not in VERBS:
+            raise UserError(f"no verb {words[0]!r}; choose one of {', '.join(VERBS)}")
+        return VERBS[words[0]](words[1:])
+    except UserError as error:
+        print(f"segdistill: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("segdistill: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as in `segdistill ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _train(words: list[str]) -> int:
+    """Train a student; --resume RUN continues one."""
+    from jsonargparse import Namespace
+
+    from .api.options import TrainOptions
+    from .api.runs import method_named
+    from .api.train import resume, train
+    from .engine.interrupt import Interrupted
+
+    name = _chosen_method(words)
+    parser = _parser("train", "Train a student on a data folder, score it once on the test split, write a report.")
+    parser.add_argument("data", type=Path, nargs="?", help="folder with images/ and masks/, or a CSV manifest")
+    parser.add_argument("--out", type=Path, help="run folder to create (default: runs/NAME-METHOD-TIME)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="carry on the run in this folder")
+    parser.add_argument("--config", action="config", help="YAML file of settings: a recipe, or a run's config.yaml")
+    parser.add_class_arguments(TrainOptions, as_group=False)
+    parser.add_class_arguments(method_named(name).Config, name)
+    given = _parse(parser, words)
+    try:
+        if given.resume:
+            if len(words) > (1 if "=" in words[0] else 2):
+                raise UserError("--resume RUN stands alone: a run goes on with the settings it began with")
+            resume(given.resume)
+            return 0
+        if given.data is None:
+            raise UserError("train needs a data folder: segdistill train DATA, or --resume RUN")
+        built: Namespace = parser.instantiate(given)
+        options = TrainOptions(**{key: built[key] for key in TrainOptions.__dataclass_fields__})
+        train(given.data, given.out, options, built[name])
+    except Interrupted as stop:
+        print(f"segdistill: {stop}", file=sys.stderr)
+        return stop.exit_code
+    return 0
+
+
+def _chosen_method(words: list[str]) -> str:
+    """The method that decides which settings there are: the last --method, else the one in a --config file."""
+    import yaml
+
+    name = "supervised"
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        value = value if equals else after
+        if option == "--method":
+            return value
+        if option == "--config" and Path(value).is_file():
+            try:
+                name = yaml.safe_load(Path(value).read_text(encoding="utf-8")).get("method", name)
+            except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
+                continue  # the parser says what is wrong with the file
+    return name
+
+
+def _evaluate(words: list[str]) -> int:
+    """Score a student or masks."""
+    from .api.evaluate import evaluate
+
+    parser = _parser("evaluate", "Score a student, or a folder of any tool's masks, at the original resolution.")
+    parser.add_argument("student", help="a student's or run's folder, an .onnx file, or a folder of predicted masks")
+    parser.add_argument("data", help="data folder or manifest; beside masks also a plain folder of reference masks")
+    parser.add_argument("--out", "-o", help="folder for scores.csv, summary.json and, for a student, report.html")
+    _call(parser, evaluate, words)
+    return 0
+
+
+def _predict(words: list[str]) -> int:
+    """Write masks for images."""
+    from .api.use import predict
+
+    parser = _parser("predict", "Write a mask for each image; outputs that exist are kept.")
+    parser.add_argument("student", help="a student's or run's folder, or an .onnx file")
+    parser.add_argument("images", nargs="+", help="files, folders (with subfolders), patterns")
+    parser.add_argument("--out", "-o", required=True, help="folder for the masks and areas.csv")
+    return 1 if _call(parser, predict, words).failed else 0
+
+
+def _export(words: list[str]) -> int:
+    """Write a student as ONNX."""
+    from .api.use import export
+
+    parser = _parser("export", "Write a student as one ONNX file: uint8 image of any size in, label map out.")
+    parser.add_argument("student", help="a student's or run's folder")
+    parser.add_argument("--out", "-o", required=True, help="the .onnx file to write")
+    parser.add_argument("--images", nargs="+", default=[], help="images to compare on; none: synthetic ones")
+    _call(parser, export, words)
+    return 0
+
+
+def _check(words: list[str]) -> int:
+    """Show an augmentation."""
+    from .api.check import show_augment
+
+    parser = _parser("check", "Write a contact sheet of an augmentation preset on your own images.")
+    parser.add_argument("data", help="data folder or manifest")
+    parser.add_argument("--show_augment", dest="preset", required=True, help="weak, strong, weak_strong or evaluation")
+    parser.add_argument("--out", "-o", default="augmented.png", help="the PNG to write (default: augmented.png)")
+    _call(parser, show_augment, words)
+    return 0
+
+
+def _demo(words: list[str]) -> int:
+    """Run the demo."""
+    from .api.demo import demo
+
+    parser = _parser("demo", "The main job on generated images, from a folder to a report.")
+    parser.add_argument("--out", "-o", default="runs/demo", help="folder to create (default: runs/demo)")
+    _call(parser, demo, words)
+    return 0
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "demo": _demo,
+    "check": _check,
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "export": _export,
+}
+
+
+def _parser(verb: str, description: str) -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(prog=f"segdistill {verb}", description=description, exit_on_error=False)
+
+
+def _call(parser: ArgumentParser, function: Callable[..., Any], words: list[str]) -> Any:
+    """Parse the words by the function's own signature, beside what the parser has already, and call it."""
+    declared = {action.dest for action in parser._actions}
+    parser.add_function_arguments(function, as_group=False, skip={*declared & signature(function).parameters.keys()})
+    given = _parse(parser, words)
+    return function(**{name: given[name] for name in signature(function).parameters})
+
+
+def _parse(parser: ArgumentParser, words: list[str]) -> Any:
+    """Parsed arguments; whatever is wrong with them becomes one line."""
+    from argparse import ArgumentError
+
+    try:
+        return parser.parse_args(words)
+    except ArgumentError as error:
+        raise UserError(f"{' '.join(str(error).split())}; see {parser.prog} --help") from None
+
+
+def _underscored(words: list[str]) -> list[str]:
+    """--show-augment is --show_augment."""
+    parts = (word.partition("=") for word in words)
+    return [(a.replace("-", "_") if a.startswith("--") else a).replace("__", "--", 1) + e + v for a, e, v in parts]

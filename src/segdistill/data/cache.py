@@ -1,0 +1,194 @@
+"""Decoding happens once: images and masks at the training size, uint8, memory-mapped from disk.
+
+A cache is a folder named by a hash of its inputs; it is built under a temporary name and renamed when whole, so a
+half-built one is never seen. Each row carries a CRC; a cache whose sizes or sampled rows do not fit is rebuilt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats import read_image, read_mask, resize_image, resize_labels
+from ..types import UserError
+from .labels import LabelMapping
+from .manifest import Row
+
+VERSION = 1  # of the layout and of everything that decides a pixel
+ROWS_VERIFIED = 1000  # rows whose CRC is checked when a cache is opened
+
+
+@dataclass(frozen=True)
+class Cache:
+    """N rows at one size: `images` (N, H, W, 3) and `masks` (N, H, W), zero where a row has no mask."""
+
+    images: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    data_hash: str  # of the files' contents, the same on every machine
+
+
+def open_cache(
+    rows: Sequence[Row],
+    mapping: LabelMapping,
+    *,
+    size: tuple[int, int],
+    fit: str,
+    folder: Path,
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Cache:
+    """Open the cache of these rows in `folder`, building it when it is missing or damaged.
+
+    Masks hidden by a label budget are stored too, so that every budget and seed shares one cache.
+
+    Args:
+        rows: What to decode, in this order.
+        mapping: Mask values to class indices.
+        size: (H, W) of the result.
+        fit: "squash" or "pad".
+        folder: Where caches live.
+        threads: Decoding threads.
+        on_progress: Called with (done, total).
+
+    Raises:
+        UserError: A file cannot be read, or the disk is full.
+    """
+    target = folder / _key(rows, mapping, size, fit)
+    cache = _read(target, len(rows), size)
+    if cache is None:
+        _build(target, rows, mapping, size, fit, threads, on_progress)
+        cache = _read(target, len(rows), size)
+    if cache is None:
+        raise UserError(
+            f"{target}: the cache just written does not read back; check the disk or choose another --cache"
+        )
+    return cache
+
+
+def truth(row: Row) -> Path | None:
+    """The row's mask, also where the label budget hides it from training."""
+    return row.mask or row.hidden
+
+
+def _key(rows: Sequence[Row], mapping: LabelMapping, size: tuple[int, int], fit: str) -> str:
+    digest = hashlib.blake2b(json.dumps([VERSION, mapping.to_json(), size, fit]).encode(), digest_size=12)
+    for row in rows:
+        for path in (row.image, truth(row)):
+            stat = path.stat() if path else None
+            digest.update(repr((str(path), stat and (stat.st_size, stat.st_mtime_ns))).encode())
+    return digest.hexdigest()
+
+
+def _read(target: Path, count: int, size: tuple[int, int]) -> Cache | None:
+    """The cache, or None when it is missing, incomplete or damaged."""
+    try:
+        meta = json.loads((target / "meta.json").read_text(encoding="utf-8"))
+        images = np.load(target / "images.npy", mmap_mode="r")
+        masks = np.load(target / "masks.npy", mmap_mode="r")
+        crc = np.load(target / "crc.npy")
+    except (OSError, ValueError, EOFError):
+        return None
+    if images.shape != (count, *size, 3) or masks.shape != (count, *size) or crc.shape != (count,):
+        return None
+    sample = np.unique(np.linspace(0, count - 1, min(count, ROWS_VERIFIED)).astype(int))
+    if any(_crc(images[i], masks[i]) != crc[i] for i in sample):
+        return None
+    return Cache(images, masks, meta["data_hash"])
+
+
+def _crc(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> int:
+    return zlib.crc32(mask.data, zlib.crc32(image.data))
+
+
+def _build(
+    target: Path,
+    rows: Sequence[Row],
+    mapping: LabelMapping,
+    size: tuple[int, int],
+    fit: str,
+    threads: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        _require_space(temporary, len(rows) * size[0] * size[1] * 4)
+        _write(temporary, rows, mapping, size, fit, threads, on_progress)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(
+            f"{target.parent}: cannot write the cache ({error}); free some space or choose another --cache"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder.parent}: the cache needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "free some space, choose another --cache, or a smaller --size"
+        )
+
+
+def _write(
+    folder: Path,
+    rows: Sequence[Row],
+    mapping: LabelMapping,
+    size: tuple[int, int],
+    fit: str,
+    threads: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    create = np.lib.format.open_memmap
+    images = create(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *size, 3))
+    masks = create(folder / "masks.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *size))
+    crc = np.zeros(len(rows), np.uint32)
+    digest = hashlib.blake2b(digest_size=16)
+
+    def decode(number: int) -> bytes:
+        row, content = rows[number], hashlib.blake2b(rows[number].image.read_bytes(), digest_size=16)
+        images[number] = resize_image(read_image(row.image), size, fit)
+        mask = truth(row)
+        if mask:
+            content.update(mask.read_bytes())
+            masks[number] = resize_labels(mapping.apply(read_mask(mask)), size, fit)
+        crc[number] = _crc(images[number], masks[number])
+        return content.digest()
+
+    for done, content in enumerate(_in_order(decode, len(rows), threads), 1):
+        digest.update(content)
+        if on_progress:
+            on_progress(done, len(rows))
+    images.flush()
+    masks.flush()
+    np.save(folder / "crc.npy", crc)
+    meta = {"version": VERSION, "rows": len(rows), "size": size, "fit": fit, "data_hash": digest.hexdigest()}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _in_order(work: Callable[[int], bytes], count: int, threads: int | None) -> Iterator[bytes]:
+    """Results of work(0..count-1) in order, from threads (Pillow decodes without the GIL), a bounded number ahead."""
+    ahead = 64
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        pending = [pool.submit(work, i) for i in range(min(ahead, count))]
+        try:
+            for i in range(count):
+                yield pending[i % ahead].result()
+                if i + ahead < count:
+                    pending[i % ahead] = pool.submit(work, i + ahead)
+        finally:
+            for future in pending:
+                future.cancel()

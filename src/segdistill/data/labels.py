@@ -1,0 +1,288 @@
+"""From the raw values found in masks to class indices: looked up once, shown, saved, and stopped where ambiguous.
+
+Not here: which pixels to ignore (there is no ignore index; every value is a class), and any guess by how often a value
+occurs: only which values occur counts, so the mapping does not change with the number of images.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats.images import is_packed, read_mask
+from ..types import UserError
+
+MAX_VALUES = 32  # more are grey levels or instance numbers, not classes
+_UNSEEN = 255  # in the lookup table; there are at most 32 classes
+_GREY = 0x010101  # grey g as a packed colour is g times this
+_PORTION = 256  # masks handed to the threads at a time
+_END = 1 << 24  # raw values lie below
+_USE_THRESHOLD = "pass --threshold 127 to make what is above it foreground"
+_OKABE_ITO = (  # distinct for colour-blind readers; Okabe & Ito 2008, without black
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+
+
+@dataclass(frozen=True)
+class MaskValues:
+    """What a scan found: the raw values in ascending order and in how many masks each one occurs."""
+
+    values: tuple[int, ...]
+    counts: tuple[int, ...]
+    masks: int
+    packed_rgb: bool = False  # values are colours 0xRRGGBB
+    threshold: int | None = None  # values are 0 and 1, for "at most" and "above" it
+    jpeg: bool = False  # some masks are JPEG files, whose values are not exact
+
+    def shown(self, value: int) -> str:
+        """A value as a person knows it: 255, #ff0000, or its side of the threshold."""
+        if self.threshold is not None:
+            return f"above {self.threshold}" if value else f"at most {self.threshold}"
+        return f"#{value:06x}" if self.packed_rgb else str(value)
+
+    def listed(self) -> str:
+        """All values in one line."""
+        return ", ".join(map(self.shown, self.values))
+
+
+def scan_values(
+    masks: Iterable[Path],
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    threshold: int | None = None,
+) -> MaskValues:
+    """Read every mask and collect its raw values; `on_progress(done, total)` is called as they come in.
+
+    Raises:
+        UserError: no masks, an unreadable one, or more than 32 values (stops at the mask that brought the 33rd).
+    """
+    paths = list(masks)
+    if not paths:
+        raise UserError("no masks to learn from; at least one image needs a mask of the same name in masks/")
+    grey: Counter[int] = Counter()
+    packed: Counter[int] = Counter()
+    for done, (path, values, colour) in enumerate(_scan_each(paths, threads, threshold), 1):
+        (packed if colour else grey).update(values)
+        if packed and any(not 0 <= value <= 255 for value in grey):
+            raise UserError(f"{path}: masks in colour and masks with grey values above 255; save all in one way")
+        if len(_merged(grey, packed)) > MAX_VALUES:
+            raise UserError(
+                f"{path}: more than {MAX_VALUES} different mask values up to here, so they look like grey levels, "
+                f"not classes; {_USE_THRESHOLD}"
+            )
+        if on_progress:
+            on_progress(done, len(paths))
+    found = _merged(grey, packed)
+    values = sorted(found)
+    jpeg = any(path.suffix.lower() in (".jpg", ".jpeg") for path in paths)
+    counts = tuple(found[value] for value in values)
+    return MaskValues(tuple(values), counts, len(paths), bool(packed), threshold, jpeg)
+
+
+@dataclass(frozen=True)
+class LabelMapping:
+    """Raw mask value -> class index: `found.values[i]` becomes `indices[i]`, and `classes[index]` is its name."""
+
+    found: MaskValues
+    indices: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    def apply(self, raw: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """Raw values (H, W) from `read_mask` to class indices (H, W), uint8.
+
+        Raises:
+            UserError: a value that the scan did not see.
+        """
+        if self.found.threshold is not None:
+            return _above(raw, self.found.threshold)
+        if is_packed(raw) and not self.found.packed_rgb:
+            raise UserError(f"a mask in colour, but the mask values known so far are grey: {self.found.listed()}")
+        if self.found.packed_rgb and not is_packed(raw):
+            raw = raw.astype(np.int64) * _GREY
+        low, high = (int(raw.min()), int(raw.max())) if raw.size else (0, 0)
+        if low < 0 or high >= len(self._table):
+            raise self._unseen(low if low < 0 else high)
+        labels: NDArray[np.uint8] = self._table[raw]
+        if (labels == _UNSEEN).any():
+            raise self._unseen(int(raw[labels == _UNSEEN][0]))
+        return labels
+
+    def describe(self) -> str:
+        """One line per raw value, and one per class that no mask holds; for the log."""
+        found = self.found
+        lines = [
+            f"{found.shown(value)} -> {index} {self.classes[index]} (present in {count} of {found.masks} masks)"
+            for value, index, count in zip(found.values, self.indices, found.counts, strict=True)
+        ]
+        absent = sorted(set(range(len(self.classes))) - set(self.indices))
+        return "\n".join(lines + [f"nothing -> {index} {self.classes[index]} (in no mask)" for index in absent])
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat dict of lists, numbers and strings; `from_json` reads it back."""
+        fields = asdict(self.found) | {"indices": self.indices, "classes": self.classes}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> LabelMapping:
+        """The mapping that `to_json` gave.
+
+        Raises:
+            UserError: not such a mapping.
+        """
+        try:
+            known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+            indices, classes = known.pop("indices"), known.pop("classes")
+            found = MaskValues(**known)
+            whole = all(type(n) is int for n in (*found.values, *found.counts, *indices, found.masks))
+            same_length = len(found.values) == len(found.counts) == len(indices)
+            if not (whole and same_length and 0 <= min(indices) <= max(indices) < len(classes) <= _UNSEEN):
+                raise ValueError
+            if not 0 <= min(found.values) <= max(found.values) < _END:
+                raise ValueError
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError("the saved label mapping is damaged; restore the run's file or start a new run") from error
+        return cls(found, indices, classes)
+
+    @cached_property
+    def _table(self) -> NDArray[np.uint8]:
+        size = next(size for size in (1 << 8, 1 << 16, _END) if size > max(self.found.values))
+        table = np.full(size, _UNSEEN, np.uint8)
+        table[list(self.found.values)] = self.indices
+        return table
+
+    def _unseen(self, value: int) -> UserError:
+        return UserError(
+            f"mask value {self.found.shown(value)} is not among those known so far: {self.found.listed()}; "
+            "correct that mask, or start anew with it among the others"
+        )
+
+
+def build_mapping(found: MaskValues, classes: Sequence[str] | None = None) -> LabelMapping:
+    """Decide which raw value is which class; `classes` are the names by index, background first.
+
+    Two values are background (the lower) and foreground. Colours: black is background, the others ascend. Values that
+    are class indices already stay; ids with gaps close up in ascending order. With names, their number must be the
+    number of values, unless every value is below it: a class that no mask holds then keeps its index.
+
+    Raises:
+        UserError: ambiguous values, names that do not fit, duplicate names, only background and no names.
+    """
+    if classes is not None:
+        _check_names(classes)
+    _check_values(found, classes)
+    raw = found.values
+    if found.threshold is not None:
+        count, indices = 2, raw
+    elif classes is not None and len(raw) < len(classes) and raw[-1] < len(classes):
+        count, indices = len(classes), raw
+    else:
+        count, indices = len(raw), tuple(range(len(raw)))
+    foreground = ("foreground",) if count == 2 else tuple(f"class_{i}" for i in range(1, count))
+    names = ("background", *foreground) if classes is None else tuple(classes)
+    if len(names) != count:
+        raise UserError(
+            f"{len(names)} class names ({', '.join(names)}) for {len(raw)} mask values ({found.listed()}); name "
+            "each value in ascending order, or renumber the masks 0, 1, 2, ... in the order of the names"
+        )
+    return LabelMapping(found, indices, names)
+
+
+def colours(count: int) -> list[tuple[int, int, int]]:
+    """`count` distinct RGB colours by class index: black for background, Okabe-Ito, then hues a golden angle apart."""
+    chosen = [(0, 0, 0), *_OKABE_ITO]
+    step = 0
+    while len(chosen) < count:
+        hue, value = (0.07 + step * 0.618033988749895) % 1, (1.0, 0.75, 0.5)[step % 3]
+        red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.75, value))
+        if (red, green, blue) not in chosen:
+            chosen.append((red, green, blue))
+        step += 1
+    return chosen[:count]
+
+
+def _scan_each(
+    paths: Sequence[Path], threads: int | None, threshold: int | None
+) -> Iterator[tuple[Path, list[int], bool]]:
+    """Every mask in order with its values, read by threads, in portions: an early stop waits for few."""
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for start in range(0, len(paths), _PORTION):
+            portion = paths[start : start + _PORTION]
+            for path, values in zip(portion, pool.map(partial(_distinct, threshold=threshold), portion), strict=True):
+                yield path, *values
+
+
+def _distinct(path: Path, *, threshold: int | None) -> tuple[list[int], bool]:
+    """The values of one mask, and whether they are packed colours; of a hopeless mask, one value too many is enough."""
+    raw = read_mask(path)
+    colour = is_packed(raw) and threshold is None
+    if threshold is not None:
+        raw = _above(raw, threshold)
+    distinct = np.flatnonzero(np.bincount(raw.ravel())) if raw.dtype == np.uint8 else np.unique(raw)
+    return [int(value) for value in distinct[: MAX_VALUES + 1]], colour
+
+
+def _above(raw: NDArray[np.integer[Any]], threshold: int) -> NDArray[np.uint8]:
+    if is_packed(raw):
+        raw = np.maximum(np.maximum(raw >> 16, (raw >> 8) & 255), raw & 255)
+    return (raw > threshold).astype(np.uint8)
+
+
+def _merged(grey: Counter[int], packed: Counter[int]) -> Counter[int]:
+    """Both counts in one; among colours a grey mask is one, too: 255 is #ffffff, not the blue 0x0000ff."""
+    if not packed:
+        return grey
+    return packed + Counter({value * _GREY: count for value, count in grey.items()})
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise UserError(f"class name {twice[0]!r} is given twice in {', '.join(classes)}; each class needs its own")
+    if not 2 <= len(classes) <= _UNSEEN or not all(name.strip() for name in classes):
+        raise UserError(f"class names {', '.join(classes)!r}: give background and 1 to 254 more, as background,polyp")
+
+
+def _check_values(found: MaskValues, classes: Sequence[str] | None) -> None:
+    """Stop where the values do not say which classes they mean."""
+    raw, listed = found.values, found.listed()
+    all_named = classes is not None and len(classes) == len(raw)
+    if raw[0] < 0 or raw[-1] >= _END:
+        raise UserError(f"mask values {listed}: class ids must lie in 0..{_END - 1}; renumber them")
+    if found.jpeg and len(raw) > 2:
+        raise UserError(f"mask values {listed} in JPEG files, whose values are not exact; {_USE_THRESHOLD}")
+    if classes is None and len(raw) == 1:
+        raise UserError(
+            f"all {found.masks} masks hold only the value {listed}, so there is no foreground to learn; if that is "
+            "right, name the classes with --classes background,polyp"
+        )
+    if all_named:
+        return
+    if found.packed_rgb and raw[0] != 0:
+        raise UserError(f"mask colours {listed}: none is black (background); name all in this order with --classes")
+    if found.packed_rgb or len(raw) < 3:
+        return
+    if raw == (*range(len(raw) - 1), 255):
+        raise UserError(
+            f"mask values {listed}: 255 beside small ids is ambiguous; name all in this order with --classes, or pass "
+            "--threshold 0 to make all but 0 foreground, or rewrite 255"
+        )
+    if all(value < 16 or 240 <= value <= 255 for value in raw) and raw[0] < 16 <= raw[-1]:
+        raise UserError(
+            f"mask values {listed} scatter around 0 and 255; {_USE_THRESHOLD}, or name all in this order with --classes"
+        )

@@ -1,0 +1,166 @@
+"""One ONNX file that does it all: uint8 image of any size in; labels and probabilities of that size out.
+
+The graph is refused unless onnxruntime computes with it what torch computes with the student.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats import read_image
+from ..types import UserError
+from .card import card_json, card_values
+from .predictor import OnnxPredictor, Prediction, TorchPredictor
+
+if TYPE_CHECKING:
+    from .student import Student
+
+MAX_DIFFERENCE = 1e-3  # of a probability
+MIN_AGREEMENT = 0.9999  # of the labels, over all pixels of all images
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """How well the exported file does what the student does."""
+
+    images: int
+    synthetic: bool  # compared on built-in images, because none were given
+    max_difference: float  # of a probability
+    label_agreement: float  # part of all pixels of all images
+    torch_ms: float  # median per image, on the CPU with all cores
+    onnx_ms: float
+    bytes: int  # size of the file
+
+
+def export_onnx(student_folder: Path, out: Path, images: Sequence[Path] = ()) -> ExportCheck:
+    """Write `out` if onnxruntime agrees with torch on the images (built-in synthetic ones if none are given).
+
+    The file holds the card, the class names and the hash of the weights; post-processing stays outside the graph and is
+    applied by `open_predictor`. Modalities are not an input of the graph.
+
+    Raises:
+        UserError: `onnx`, `onnxscript` or `onnxruntime` is missing, the student or an image is unreadable, or the two
+            disagree; then no file is left.
+    """
+    from .artefact import load_student, read_card
+
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"export needs {', '.join(missing)}; install with: pip install segdistill[onnx]")
+    if out.suffix.lower() != ".onnx":
+        raise UserError(f"{out} would not be found by predict; give a name that ends in .onnx")
+    student = load_student(student_folder)
+    _, sha256 = read_card(student_folder)
+    part = out.with_name(f".{out.stem}.part.onnx")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write_graph(student, sha256, part)
+        check = _compare(student, part, images)
+        if not (check.max_difference < MAX_DIFFERENCE and check.label_agreement > MIN_AGREEMENT):
+            raise UserError(
+                f"{out} not written: onnxruntime and torch differ by up to {check.max_difference:.2g} in probability "
+                f"and agree on {check.label_agreement:.4%} of the pixels of {check.images} images; needed "
+                f"< {MAX_DIFFERENCE} and > {MIN_AGREEMENT:.2%}: try other versions of torch, onnxscript or onnxruntime"
+            )
+        part.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror or error}); choose another place") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return check
+
+
+def _write_graph(student: Student, sha256: str, path: Path) -> None:
+    import torch
+
+    height, width = torch.export.Dim("height"), torch.export.Dim("width")
+    h, w = student.card.size
+    example = torch.zeros(h + 3, w + 5, 3, dtype=torch.uint8)  # unlike any size in the network, to be told apart
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                student,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=["image"],
+                output_names=["labels", "probabilities"],
+                dynamic_shapes={"image": {0: height, 1: width}},
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise UserError(f"{student.card.name!r} cannot be exported to ONNX ({reason}); predict with torch") from error
+    assert program is not None  # it is None only for the old exporter
+    for node in program.model.graph.all_nodes():  # traces of the source files, with the paths of this machine
+        node.metadata_props.clear()
+    program.model.metadata_props.update(
+        card=card_json(card_values(student.card)),
+        classes=json.dumps(student.card.classes, ensure_ascii=False),
+        weights_sha256=sha256,
+    )
+    program.save(str(path), external_data=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's advice, which is about torchvision and its own deprecations."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _compare(student: Student, path: Path, images: Sequence[Path]) -> ExportCheck:
+    torch_, onnx = TorchPredictor(student), OnnxPredictor(path)
+    difference, equal, pixels = 0.0, 0, 0
+    times: list[tuple[float, float]] = []
+    for image in map(read_image, images) if images else synthetic_images(student.card.size):
+        if not times:  # the first run of each also allocates
+            torch_.raw(image), onnx.raw(image)
+        (a, torch_ms), (b, onnx_ms) = _timed(torch_.raw, image), _timed(onnx.raw, image)
+        # np.maximum, not max: a NaN must fail the check.
+        difference = float(np.maximum(difference, np.abs(a.probabilities - b.probabilities).max()))
+        equal += int((a.labels == b.labels).sum())
+        pixels += a.labels.size
+        times.append((torch_ms, onnx_ms))
+    torch_ms, onnx_ms = np.median(times, axis=0).tolist()
+    size = path.stat().st_size
+    return ExportCheck(len(times), not images, difference, equal / pixels, torch_ms, onnx_ms, size)
+
+
+def _timed(predict: Callable[[NDArray[np.uint8]], Prediction], image: NDArray[np.uint8]) -> tuple[Prediction, float]:
+    start = time.perf_counter()
+    prediction = predict(image)
+    return prediction, 1000 * (time.perf_counter() - start)
+
+
+def synthetic_images(size: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """Seeded images, smooth with noise, of the input size, smaller, larger, odd and elongated: (H, W, 3) uint8 each."""
+    from scipy.ndimage import zoom
+
+    h, w = size
+    shapes = [(h, w), (h // 2 + 1, w // 3 + 1), (2 * h + 37, w + 51), (h // 8 + 1, 3 * w + 5), (3 * h + 2, w // 8 + 3)]
+    generator = np.random.default_rng(0)
+    images = []
+    for height, width in shapes:
+        coarse = generator.random((4, 5, 3))
+        smooth = zoom(coarse, (height / 4, width / 5, 1), order=1, grid_mode=True, mode="nearest")
+        noisy = 255 * smooth + generator.normal(0, 20, smooth.shape)
+        images.append(noisy.clip(0, 255).astype(np.uint8))
+    return images

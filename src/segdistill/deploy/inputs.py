@@ -1,0 +1,84 @@
+"""Which images are meant by files, folders and patterns, and under which names their predictions go."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ..formats import IMAGE_SUFFIXES
+from ..types import UserError
+
+
+def find_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[tuple[Path, Path]]:
+    """Images with the relative path of their output, without its suffix; each image once, in a fixed order.
+
+    A folder is searched with all its subfolders, a pattern (`*`, `?`, `[...]`, `**`) may match files and folders;
+    hidden files and what lies in `out` are left out. A file that is named is taken whatever its suffix.
+    `a.png` and `a.jpg`, or `a.png` and `A.png`, keep their suffix in the output's name, so that no two are equal even
+    where case does not count.
+
+    Raises:
+        UserError: an input without an image, or a folder that lies in `out`, where its images would mix with results.
+    """
+    found: dict[str, tuple[Path, Path]] = {}
+    for given in inputs:
+        images = sorted(_images_of(given, out.resolve() if out else None), key=lambda pair: pair[1].as_posix())
+        if not images:
+            what = "has no image" if Path(given).exists() else "does not exist or matches no image"
+            raise UserError(f"{given} {what}; give images ({' '.join(sorted(IMAGE_SUFFIXES))}), folders or patterns")
+        for source, relative in images:
+            found.setdefault(os.path.abspath(source), (source, relative))  # not resolved: two links are two images
+    if not found:
+        raise UserError("no image was given; give images, folders or patterns")
+    return _distinct(list(found.values()))
+
+
+def _images_of(given: str | Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Images with their path relative to the folder that was searched."""
+    path = Path(given)
+    if path.is_file():
+        yield path, Path(path.name)
+        return
+    parts = path.parts
+    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    base = path if path.is_dir() else Path(*parts[:fixed])
+    if out and base.resolve().is_relative_to(out):
+        raise UserError(
+            f"{given} lies in the output folder {out}, where results would mix with images; choose another -o"
+        )
+    matches = [path] if path.is_dir() else sorted(map(Path, glob.glob(str(given), recursive=True)))
+    for match in matches:
+        for file in _files(match):
+            relative = file.relative_to(base)
+            hidden = any(part.startswith(".") for part in relative.parts)
+            if not (hidden or (out and file.resolve().is_relative_to(out))):
+                yield file, relative
+
+
+def _files(path: Path) -> Iterable[Path]:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+
+
+def _distinct(images: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """Replace the relative paths by output names that differ, also from the `_overlay` of one another."""
+    stems = Counter(_key(relative.with_suffix("")) for _, relative in images)
+    taken: set[str] = set()
+    result = []
+    for source, relative in images:
+        plain = relative.with_suffix("")
+        name = plain if stems[_key(plain)] == 1 else relative
+        number = 1
+        while taken & (keys := {_key(name), _key(name) + "_overlay"}):
+            number += 1
+            name = relative.with_name(f"{relative.name}-{number}")
+        taken |= keys
+        result.append((source, name))
+    return result
+
+
+def _key(path: Path) -> str:
+    return path.as_posix().casefold()

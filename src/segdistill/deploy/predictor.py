@@ -1,0 +1,124 @@
+"""Predict with a student, from its folder (torch) or from an ONNX file (onnxruntime, torch is not imported)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats import MAX_PIXELS, padded_shape
+from ..types import UserError
+from .card import Card, parse_card
+from .labels import postprocess
+
+if TYPE_CHECKING:
+    from .student import Student
+
+
+class Prediction(NamedTuple):
+    """One image's result, at the size of that image."""
+
+    labels: NDArray[np.uint8]  # (H, W) class index
+    probabilities: NDArray[np.float32]  # (C, H, W)
+
+
+class Predictor(Protocol):
+    """What predicts, whatever computes it."""
+
+    card: Card
+
+    def predict(self, image: NDArray[np.uint8]) -> Prediction:
+        """RGB (H, W, 3) -> labels after post-processing, probabilities."""
+        ...
+
+
+def open_predictor(path: Path, device: str = "cpu", threads: int | None = None) -> Predictor:
+    """The predictor of a student's folder or an `.onnx` file; `threads` limits torch's or onnxruntime's.
+
+    Raises UserError for a path that is neither, a damaged student, or a device that is not there.
+    """
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        return OnnxPredictor(path, device, threads)
+    if not path.is_dir():
+        problem = "is not a student" if path.exists() else "does not exist"
+        raise UserError(f"{path} {problem}; give a student's folder or an .onnx file of `segdistill export`")
+    import torch
+
+    from .artefact import load_student
+
+    student = load_student(path, device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return TorchPredictor(student)
+
+
+class TorchPredictor:
+    """Runs a Student where its weights are."""
+
+    def __init__(self, student: Student) -> None:
+        self.card = student.card
+        self.student = student
+        self.device = next(student.parameters()).device
+
+    def predict(self, image: NDArray[np.uint8]) -> Prediction:
+        """As in Predictor."""
+        labels, probabilities = self.raw(image)
+        return Prediction(postprocess(labels, self.card), probabilities)
+
+    def raw(self, image: NDArray[np.uint8]) -> Prediction:
+        """Before post-processing: what an exported graph must reproduce."""
+        import torch
+
+        _require_paddable(image, self.card)
+        with torch.inference_mode():
+            labels, probabilities = self.student(torch.tensor(np.ascontiguousarray(image), device=self.device))
+        return Prediction(labels.cpu().numpy(), probabilities.cpu().numpy())
+
+
+class OnnxPredictor:
+    """Runs a file of `export_onnx`; the card travels in the file."""
+
+    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError(f"{path} needs onnxruntime; install it with: pip install segdistill[onnx]") from None
+        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.split(":")[0])
+        if provider not in onnxruntime.get_available_providers():
+            raise UserError(f"device {device!r} cannot be used: this onnxruntime has no {provider or 'such'}; use cpu")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings are about its own optimisations
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        except Exception as error:  # onnxruntime's own errors share no narrower base
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} cannot be loaded ({reason}); export it again") from None
+        if provider not in self.session.get_providers():  # onnxruntime only logs that it went on without
+            raise UserError(f"device {device!r} cannot be used: onnxruntime cannot start {provider}; use cpu")
+        entries = self.session.get_modelmeta().custom_metadata_map
+        if "card" not in entries:
+            raise UserError(f"{path} does not say what it predicts; use a file of `segdistill export`")
+        self.card, _ = parse_card(entries["card"], f"the card in {path}")
+
+    def predict(self, image: NDArray[np.uint8]) -> Prediction:
+        """As in Predictor."""
+        labels, probabilities = self.raw(image)
+        return Prediction(postprocess(labels, self.card), probabilities)
+
+    def raw(self, image: NDArray[np.uint8]) -> Prediction:
+        """The graph's own outputs."""
+        _require_paddable(image, self.card)
+        labels, probabilities = self.session.run(["labels", "probabilities"], {"image": np.ascontiguousarray(image)})
+        return Prediction(labels, probabilities)
+
+
+def _require_paddable(image: NDArray[np.uint8], card: Card) -> None:
+    """Refuse the strip of an image that padding to the aspect ratio would turn into more than memory holds."""
+    height, width = image.shape[:2]
+    if card.fit == "pad" and math.prod(padded_shape(height, width, card.size)) > MAX_PIXELS:
+        raise UserError(f"an image of {width}x{height} pixels is too long to pad; crop it or predict it in tiles")

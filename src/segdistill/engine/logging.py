@@ -1,0 +1,115 @@
+"""The log: every term of every update to log.jsonl, a line or a bar to the terminal, TensorBoard if asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..types import UserError
+
+
+class RunLog:
+    """Appends to log.jsonl (deterministic: no times in it) and shows the run on the terminal."""
+
+    def __init__(self, folder: Path, console: Console, *, tensorboard: bool = False) -> None:
+        self.path = folder / "log.jsonl"
+        self.console = console
+        self.best: float | None = None
+        self._file: TextIO | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=1, status="")
+        self._board = _board(folder) if tensorboard else None
+
+    def __enter__(self) -> RunLog:
+        self._file = self.path.open("a", encoding="utf-8")
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        if self._file:
+            self._file.close()
+        if self._board:
+            self._board.close()
+
+    def cut(self, stage_names: list[str], stage: int, iteration: int) -> None:
+        """Drop what was logged after this moment, so that a resumed run writes it again, the same."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break  # a line that a kill cut short
+            if (stage_names.index(entry["stage"]), entry["iteration"]) > (stage, iteration):
+                break
+            kept.append(line)
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8", newline="\n")
+        temporary.replace(self.path)
+
+    def start_stage(self, name: str, total: int, done: int) -> None:
+        """Show a new bar."""
+        self._bar.reset(self._task, total=total, completed=done, description=name, status="")
+
+    def training(self, entry: dict[str, Any], rate: float) -> None:
+        """One update."""
+        self._write(entry)
+        best = "" if self.best is None else f" | best Dice {self.best:.4f}"
+        status = f"loss {entry['loss']:.4f} | {rate:.1f} it/s{best}"
+        self._bar.update(self._task, completed=entry["iteration"], status=status)
+        self._to_board(entry["stage"], entry["iteration"], {"loss": entry["loss"], "lr": entry["lr"], **entry["terms"]})
+
+    def validation(self, entry: dict[str, Any], total: int) -> None:
+        """One validation; also a line on the terminal."""
+        self._write(entry)
+        dice = entry["validation"]["dice"]
+        mark = " *" if self.best == dice else ""
+        self.console.print(
+            f"{entry['stage']} {entry['iteration']}/{total}: validation Dice {dice:.4f}{mark}", highlight=False
+        )
+        self._to_board(
+            entry["stage"], entry["iteration"], {f"validation/{k}": v for k, v in entry["validation"].items()}
+        )
+
+    def sync(self) -> None:
+        """Put on disk what was logged so far; before a checkpoint says it was."""
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self._file:
+            try:
+                self._file.write(json.dumps(entry) + "\n")
+            except OSError as error:
+                resume = f"segdistill train --resume {self.path.parent}"
+                raise UserError(f"{self.path}: cannot write ({error}); free some space, then {resume}") from error
+
+    def _to_board(self, stage: str, iteration: int, values: Mapping[str, float]) -> None:
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(f"{stage}/{name}", value, iteration)
+
+
+def _board(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("--tensorboard true needs TensorBoard: pip install 'segdistill[tensorboard]'") from error
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,35 @@
+"""What a run may choose about the loop, whatever the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the training loop.
+
+    Attributes:
+        seed: Seed of everything random.
+        device: Where to train; "auto" takes a GPU if there is one.
+        precision: "auto" takes the faster one, measured on this machine at the start of the run.
+        accumulate: Batches per update.
+        compile: Compile the step with torch.compile.
+        iterations: Updates over all stages; each stage keeps its share. None: as the method says.
+        epochs: The same as passes over the training rows of the last stage's kind.
+        validate_every: Updates between validations, each with a checkpoint. None: twenty in a stage.
+        patience: Stop a stage after this many validations without a better one.
+        tensorboard: Write TensorBoard event files too.
+    """
+
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    accumulate: int = 1
+    compile: bool = False
+    iterations: int | None = None
+    epochs: float | None = None
+    validate_every: int | None = None
+    patience: int | None = None
+    tensorboard: bool = False

@@ -1,0 +1,241 @@
+"""The one loop: a method's stages, updated, validated, checkpointed, resumable at any moment."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..data.batches import TrainingBatches
+from ..types import Batch, Method, Stage, StepOutput, UserError
+from . import checkpoint
+from .checkpoint import Progress
+from .interrupt import Interrupted, StopSignals
+from .logging import RunLog
+from .plan import planned, rescaled, set_trainable, validation_interval
+from .precision import choose
+from .randomness import seed_everything
+from .settings import Settings
+from .validation import validate
+
+FLUSH = 10  # updates between two reads of the terms from the device
+
+
+class StepModule(nn.Module):
+    """The one module that Fabric wraps: its forward calls a step, so that several processes stay in step."""
+
+    def __init__(self, method: nn.Module) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, step: object, batch: Batch, progress: float) -> StepOutput:
+        """Call the stage's step."""
+        return cast(StepOutput, step(batch, progress))  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The end of a training: the method holds the best weights; `last` is the file of the last ones."""
+
+    best: float | None
+    last: Path
+    precision: str
+
+
+class Trainer:
+    """Runs a method's stages on batches, writing to a run folder."""
+
+    def __init__(
+        self, method: nn.Module, batches: TrainingBatches, settings: Settings, folder: Path, device: str, log: RunLog
+    ) -> None:
+        self.method = method
+        self.batches = batches
+        self.settings = settings
+        self.checkpoints = folder / "checkpoints"
+        self.folder = folder
+        self.log = log
+        self.device = torch.device(device)
+        self.method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        rows = (len(batches.labelled), len(batches.others))
+        self.stages = planned(cast(Method, method).stages(), settings, rows)
+        self.progress = Progress()
+        self.waiting: list[tuple[int, float, StepOutput]] = []
+        self._clock = (time.perf_counter(), 0)
+
+    def start(self) -> str:
+        """Prepare the first stage, or the one a checkpoint stands in; returns the precision, settled once per run."""
+        files = checkpoint.checkpoints(self.checkpoints)
+        number = checkpoint.peek(files[-1]).stage if files else 0
+        self._prepare(number, files[-1] if files else None)
+        stage = self.stages[number]
+        if not self.progress.precision:
+            set_trainable(self.method, stage.optimizers)
+            batch = self._draw(0, stage, 0, 0)
+            self.progress.precision = choose(self.settings.precision, stage, self.method, batch)
+        plugin: Literal["bf16-mixed", "32-true"] = "bf16-mixed" if self.progress.precision == "bf16" else "32-true"
+        self.fabric = Fabric(accelerator=self.device.type, devices=1, precision=plugin)
+        return self.progress.precision
+
+    def run(self) -> Trained:
+        """Train from where `start` stands to the end of the last stage."""
+        first, precision = self.progress.stage, self.progress.precision
+        for number in range(first, len(self.stages)):
+            if number > first:
+                self._prepare(number, None)
+                self.progress.precision = precision
+            self._wrap(self.stages[number])
+            with StopSignals() as self.signals:
+                self._run_stage(self.stages[number])
+            if self.progress.best_file:
+                checkpoint.load_weights(self.checkpoints / self.progress.best_file, self.method)
+        return Trained(self.progress.best, checkpoint.checkpoints(self.checkpoints)[-1], precision)
+
+    def _prepare(self, number: int, file: Path | None) -> None:
+        """Let the stage prepare itself, then load its checkpoint if there is one, and cut the log back to it."""
+        stage = self.stages[number]
+        seed_everything(self.settings.seed, number)
+        stage.prepare()
+        self.progress = checkpoint.load(file, self.method, stage.optimizers) if file else Progress(stage=number)
+        self.log.cut([s.name for s in self.stages], number, self.progress.iteration if file else -1)
+
+    def _wrap(self, stage: Stage) -> None:
+        """One module goes to Fabric, anew per stage."""
+        self.log.best = self.progress.best
+        self.log.start_stage(stage.name, stage.iterations, self.progress.iteration)
+        set_trainable(self.method, stage.optimizers)
+        module: nn.Module = StepModule(self.method)
+        if self.settings.compile:
+            module = cast(nn.Module, torch.compile(module))
+        self.module, *self.optimizers = self.fabric.setup(module, *stage.optimizers)
+        self._clock = (time.perf_counter(), self.progress.iteration)
+
+    def _run_stage(self, stage: Stage) -> None:
+        """Update until the end, validating and saving on the way."""
+        interval = validation_interval(stage, self.settings)
+        state = self.progress
+        while True:
+            due = state.iteration % interval == 0 or state.iteration == stage.iterations
+            if due and state.iteration > max(0, state.validated):
+                self._validate(stage)
+                self._save(stage)
+            if state.stopped or state.iteration >= stage.iterations:
+                return
+            self._update(stage)
+            self._stop_if_asked(stage)
+
+    def _update(self, stage: Stage) -> None:
+        """One iteration: an optimizer update per scale."""
+        state, settings = self.progress, self.settings
+        progress = state.iteration / stage.iterations
+        batches = [self._draw(state.stage, stage, state.iteration, micro) for micro in range(settings.accumulate)]
+        outputs = []
+        for number, scale in enumerate(stage.scales, 1):
+            for micro, batch in enumerate(batches):
+                self._seed(state.stage, state.iteration, number, micro)
+                with self.fabric.no_backward_sync(self.module, enabled=micro + 1 < len(batches)):
+                    output = self.module(stage.step, rescaled(batch, scale), progress)
+                    self.fabric.backward(output.loss / len(batches))
+                outputs.append(StepOutput(output.loss.detach(), {k: v.detach() for k, v in output.terms.items()}))
+            self._optimize(stage, progress)
+            stage.after_update(progress)
+        state.iteration += 1
+        self.waiting.append((state.iteration, stage.optimizers[0].param_groups[0]["lr"], _mean(outputs)))
+        if len(self.waiting) >= FLUSH or state.iteration == stage.iterations:
+            self._flush(stage)
+
+    def _draw(self, number: int, stage: Stage, iteration: int, micro: int) -> Batch:
+        position = iteration * self.settings.accumulate + micro
+        self._seed(number, iteration, 0, micro)
+        return stage.augment(self.batches.at(number, stage.batch, position, self.device))
+
+    def _seed(self, stage: int, iteration: int, substep: int, micro: int, rank: int = 0) -> None:
+        seed_everything(self.settings.seed, stage, iteration, substep, micro, rank)
+
+    def _optimize(self, stage: Stage, progress: float) -> None:
+        factor = stage.schedule(progress)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+            if stage.clip:
+                _clip(optimizer, stage.clip.norm, stage.clip.value)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def _flush(self, stage: Stage) -> None:
+        """Read the waiting terms from the device, check them, log them."""
+        since, counted = self._clock
+        rate = max(0, self.progress.iteration - counted) / max(1e-9, time.perf_counter() - since)
+        for iteration, rate_of_learning, output in self.waiting:
+            terms = {name: float(value) for name, value in output.terms.items()}
+            loss = float(output.loss)
+            if not math.isfinite(loss):
+                self._refuse(stage, iteration, terms)
+            entry = {"stage": stage.name, "iteration": iteration, "loss": loss, "lr": rate_of_learning, "terms": terms}
+            self.log.training(entry, rate)
+        self.waiting.clear()
+
+    def _refuse(self, stage: Stage, iteration: int, terms: dict[str, float]) -> None:
+        bad = ", ".join(f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)) or "the sum"
+        files = checkpoint.checkpoints(self.checkpoints)
+        kept = f"the checkpoint {files[-1].name} is intact" if files else "nothing had been saved yet"
+        raise UserError(
+            f"{stage.name}, iteration {iteration}: the loss is not finite ({bad}); {kept}. "
+            "Lower the learning rate, or use --precision 32"
+        )
+
+    def _validate(self, stage: Stage) -> None:
+        state = self.progress
+        self._flush(stage)
+        data = self.batches.dataset
+        scores = validate(stage.scored, data, self.device, lambda: self._stop_if_asked(stage)) if stage.scored else {}
+        set_trainable(self.method, stage.optimizers)
+        state.validated = state.iteration
+        if not scores:
+            return
+        state.stale += 1
+        if state.best is None or scores["dice"] > state.best:
+            state.best, state.stale = scores["dice"], 0
+            state.best_file = checkpoint.save_best(self.checkpoints, self.method, state)
+        state.stopped = bool(self.settings.patience) and state.stale >= cast(int, self.settings.patience)
+        self.log.best = state.best
+        entry = {"stage": stage.name, "iteration": state.iteration, "validation": scores}
+        self.log.validation(entry, stage.iterations)
+
+    def _save(self, stage: Stage) -> Path:
+        self._flush(stage)
+        self.log.sync()
+        return checkpoint.save(self.checkpoints, self.method, stage.optimizers, self.progress)
+
+    def _stop_if_asked(self, stage: Stage) -> None:
+        number = self.signals.received
+        if number is not None:
+            self._save(stage)
+            name = signal.Signals(number).name
+            raise Interrupted(number, f"stopped by {name}; continue with: segdistill train --resume {self.folder}")
+
+
+def _mean(outputs: list[StepOutput]) -> StepOutput:
+    """Mean over the sub-steps of an iteration."""
+
+    def mean(values: list[Tensor]) -> Tensor:
+        return torch.stack(values).mean() if len(values) > 1 else values[0]
+
+    terms = {name: mean([o.terms[name] for o in outputs]) for name in outputs[0].terms}
+    return StepOutput(mean([o.loss for o in outputs]), terms)
+
+
+def _clip(optimizer: Optimizer, norm: float | None, value: float | None) -> None:
+    """Per optimizer: learners that meet only through detach() do not scale each other's gradients."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if norm is not None:
+        nn.utils.clip_grad_norm_(parameters, norm)
+    if value is not None:
+        nn.utils.clip_grad_value_(parameters, value)

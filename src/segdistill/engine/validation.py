@@ -1,0 +1,51 @@
+"""Validation during training: Dice at cache size, fast, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batches import Dataset
+
+BATCH = 8
+
+
+def dice_table(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Dice per image and foreground class, (B, C - 1), of label maps (B, H, W); NaN where both are empty."""
+    rows = []
+    for k in range(1, classes):
+        p, y = prediction == k, target == k
+        total = p.sum((1, 2)) + y.sum((1, 2))
+        rows.append(torch.where(total > 0, 2 * (p & y).sum((1, 2)) / total, torch.nan))
+    return torch.stack(rows, 1).float()
+
+
+def validate(
+    network: nn.Module, data: Dataset, device: torch.device, check: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Mean Dice of a network on the validation split, per class and over all; empty when there is nothing to score.
+
+    Args:
+        network: (image, modality) -> logits; left in eval mode.
+        data: Its "val" rows with a mask are scored.
+        device: Where the network is.
+        check: Called before each batch; may raise to abandon the validation.
+    """
+    numbers = data.numbers("val", labelled=True)
+    if len(numbers) == 0:
+        return {}
+    network.eval()
+    tables = []
+    with torch.inference_mode():
+        for start in range(0, len(numbers), BATCH):
+            check()
+            batch = data.batch(numbers[start : start + BATCH], device)
+            logits = network(batch.image, batch.modality)
+            tables.append(dice_table(logits.argmax(1), batch.mask, len(data.classes)))
+    dice = torch.cat(tables)
+    per_class = dice.nanmean(0)
+    names = (f"dice_{name}" for name in data.classes[1:])
+    scores = {name: float(value) for name, value in zip(names, per_class, strict=True) if not value.isnan()}
+    return {"dice": float(dice.nanmean(1).nanmean()), **scores}

@@ -1,0 +1,219 @@
+"""PNG, JPEG, TIFF and BMP files to arrays and back.
+
+Files come from strangers, so: the kind is taken from the content and only these four are decoded, the pixel count is
+checked in the header before a pixel is decoded, and whatever is wrong with a file is one `UserError` that names it.
+Not here: stacks (a TIFF of several pages is refused), colour management (ICC profiles are not applied), DICOM meaning.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from ..types import UserError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})  # compare in lower case
+MAX_PIXELS = 200_000_000
+
+# Pillow's own readers instead of Image.open: its pixel limit (89 million: a warning, 179 million: an error) and the
+# filter for that warning are global to the process, and neither is ours to change.
+_READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"II*\0", TiffImageFile),
+    (b"MM\0*", TiffImageFile),
+    (b"II+\0", TiffImageFile),  # BigTIFF
+    (b"MM\0+", TiffImageFile),
+    (b"BM", BmpImageFile),
+)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode an image to 8-bit RGB, (H, W, 3), turned upright by its EXIF orientation.
+
+    Grey is repeated, alpha dropped (not composited), palette and CMYK converted. Grey of more than 8 bits (integer or
+    float) is taken as is where all its values fit 0..255 (and a float image goes beyond 1); otherwise its own 0.5..99.5
+    percentile, or the whole range where these coincide, is mapped linearly to 0..255. The same rule for every image:
+    no window or rescale of DICOM. Colour of 16 bits per channel keeps its high byte.
+
+    Raises:
+        UserError: missing, a folder, empty, damaged, another kind of file, a stack, more than MAX_PIXELS.
+    """
+    with _opened(path) as image:
+        _make_upright(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            return np.repeat(_to_8_bits(np.asarray(image), path)[:, :, None], 3, axis=2)
+        return np.array(_to_rgb(image))
+
+
+def read_mask(path: Path) -> NDArray[np.integer[Any]]:
+    """Decode a mask to its raw values, (H, W), turned upright by its EXIF orientation.
+
+    A palette image gives its indices, a grey one its values (uint8, uint16, or int64 for 32 bits and whole floats), a
+    1-bit one 0 and 1; alpha is dropped. Colour with equal channels is grey; any other colour is packed to 0xRRGGBB, and
+    int32 is the type of packed colours alone (see `is_packed`). Grey of 2 or 4 bits arrives scaled to 0..255.
+
+    Raises:
+        UserError: as `read_image`; also fractional values, and 16 bits per channel in colour (the low byte is lost).
+    """
+    with _opened(path) as image:
+        if ";16" in _raw_mode(image) and not image.mode.startswith("I"):
+            raise UserError(f"{path}: a mask of 16 bits per channel in colour; save it with 8 bits or in grey")
+        _make_upright(image)
+        if image.mode == "1":
+            return np.asarray(image).astype(np.uint8)
+        if image.mode in ("P", "L"):
+            return np.array(image)
+        if image.mode in ("PA", "LA"):
+            return np.array(image)[:, :, 0]
+        if image.mode.startswith("I;16"):
+            return np.asarray(image).astype(np.uint16)
+        if image.mode in ("I", "F"):
+            return _whole(np.asarray(image), path)
+        return _pack(np.asarray(_to_rgb(image)))
+
+
+def is_packed(mask: NDArray[np.integer[Any]]) -> bool:
+    """True where `read_mask` packed colours: 0x0000FF is then blue, not the grey value 255."""
+    return mask.dtype == np.int32
+
+
+def write_labels(path: Path, labels: NDArray[np.uint8], colours: Sequence[tuple[int, int, int]]) -> None:
+    """Write class indices (H, W) as a palette PNG: the stored values are the indices, `colours` only shows them.
+
+    Raises:
+        ValueError: an index without a colour.
+        UserError: the file cannot be written.
+    """
+    if labels.size and int(labels.max()) >= len(colours):
+        raise ValueError(f"class index {int(labels.max())} has no colour: {len(colours)} were given")
+    image = Image.fromarray(np.ascontiguousarray(labels))
+    image.putpalette([channel for colour in colours for channel in colour])
+    with replacing(path) as file:
+        image.save(file, format="PNG")
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write (H, W, 3) RGB or (H, W) grey as PNG, whatever the suffix.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with replacing(path) as file:
+        Image.fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of `path` once complete; if anything fails, `path` stays as it was.
+
+    Raises:
+        UserError: the operating system refused (no such folder, no permission, full disk).
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # same folder: a rename cannot cross file systems
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{path}: cannot be written ({_reason(error)}); check folder, permission, space") from error
+        raise
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile]:
+    """The image with its header read and checked; what fails until the end of the block becomes a UserError."""
+    if not path.is_file():  # also keeps us from waiting on a pipe
+        state = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"{path}: {state}; expected an image file")
+    try:
+        with path.open("rb") as file, _reader(file, path)(file) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UserError(f"{path}: {width}x{height} pixels; at most {MAX_PIXELS:,} are read: crop or shrink it")
+            if isinstance(image, TiffImageFile) and getattr(image, "is_animated", False):
+                raise UserError(f"{path}: a TIFF of several pages; save each page as its own image")
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's readers raise a dozen kinds on damaged files, struct.error to KeyError
+        raise UserError(
+            f"{path}: cannot be read ({_reason(error)}); if it opens elsewhere save it as PNG, else copy it again"
+        ) from error
+
+
+def _reader(file: IO[bytes], path: Path) -> type[ImageFile]:
+    head = file.read(8)
+    file.seek(0)
+    if not head:
+        raise UserError(f"{path}: the file is empty (0 bytes); copy it again")
+    for signature, reader in _READERS:
+        if head.startswith(signature):
+            return reader
+    raise UserError(f"{path}: its content is no PNG, JPEG, TIFF or BMP image; convert it to PNG")
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
+def _raw_mode(image: ImageFile) -> str:
+    """Pillow's name for the pixels as stored, e.g. "RGB;16B" where `image.mode` says "RGB"; before decoding only."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _make_upright(image: ImageFile) -> None:
+    image.load()  # first: a PNG may carry its EXIF block after the pixels
+    ImageOps.exif_transpose(image, in_place=True)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.info.pop("transparency", None)  # a palette entry or key colour that stands for alpha is dropped too
+    if image.mode in ("RGBa", "La"):  # colours stored multiplied by alpha are restored first
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}[image.mode])
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(low + high):
+        raise UserError(f"{path}: has pixels that are not finite numbers; replace them and save it again")
+    scaled: NDArray[np.float64] = values.astype(np.float64)
+    if low < 0 or high > 255 or (values.dtype.kind == "f" and high <= 1):
+        window = np.percentile(scaled, (0.5, 99.5))
+        if window[0] < window[1]:  # else almost all pixels are equal, e.g. a few bright spots on black
+            low, high = float(window[0]), float(window[1])
+        scaled -= low
+        scaled *= 255 / max(high - low, 1e-30)
+    levels: NDArray[np.uint8] = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    return levels
+
+
+def _whole(values: NDArray[Any], path: Path) -> NDArray[np.int64]:
+    if not np.isfinite(values).all() or not np.array_equal(values, np.rint(values)):
+        raise UserError(f"{path}: a mask with fractional values; save whole class numbers, or 0 and 255")
+    whole: NDArray[np.int64] = values.astype(np.int64)
+    return whole
+
+
+def _pack(rgb: NDArray[np.uint8]) -> NDArray[np.integer[Any]]:
+    red, green, blue = rgb[:, :, 0], rgb[:, :, 1], rgb[:, :, 2]
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return red.copy()
+    return (red.astype(np.int32) << 16) | (green.astype(np.int32) << 8) | blue

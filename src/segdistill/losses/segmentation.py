@@ -1,0 +1,59 @@
+"""Supervised segmentation losses over the labelled rows of a batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DICE_EPSILON = 1e-5  # KnowSAM's released code: 1e-10, too small for bf16 inputs and empty classes
+NEVER = -1e4  # a logit that leaves a class no probability, finite so that its gradient is 0 and not NaN
+
+
+def annotated_logits(logits: Tensor, classes: Tensor) -> Tensor:
+    """fp32 logits (B, C, H, W) in which classes (B, C) a row does not annotate have no probability, no gradient."""
+    return logits.float().masked_fill(~classes[:, :, None, None], NEVER)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+    """Mean -log p over the pixels of the chosen rows; 0 when there are none.
+
+    Args:
+        logits: (B, C, H, W).
+        target: (B, H, W) class index; any value outside the chosen rows.
+        rows: (B,) bool.
+    """
+    weight = rows[:, None, None].float()
+    safe = target.masked_fill(~rows[:, None, None], 0)
+    pixels = F.cross_entropy(logits, safe, reduction="none") * weight
+    return pixels.sum() / (weight.sum() * target[0].numel()).clamp(min=1)
+
+
+def soft_dice(logits: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+    """Mean over classes of 1 - (2 sum p y + eps) / (sum p^2 + sum y^2 + eps), background included.
+
+    The sums are pooled over the chosen rows (KnowSAM's definition, after Milletari et al. 2016). A class that is
+    neither predicted nor present costs nothing.
+
+    Args:
+        logits: (B, C, H, W).
+        target: (B, H, W) class index; any value outside the chosen rows.
+        rows: (B,) bool.
+    """
+    chosen = rows[:, None, None]
+    prob = logits.softmax(1) * chosen[:, None]
+    one_hot = F.one_hot(target.masked_fill(~chosen, 0), logits.shape[1]).movedim(-1, 1) * chosen[:, None]
+    over = (0, 2, 3)
+    overlap = (prob * one_hot).sum(over)
+    total = prob.square().sum(over) + one_hot.sum(over)
+    return 1 - ((2 * overlap + DICE_EPSILON) / (total + DICE_EPSILON)).mean()
+
+
+def dice_cross_entropy(logits: Tensor, target: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+    """S of the KnowSAM specification: cross-entropy + soft Dice, in fp32, over the chosen rows (B,) and classes (B, C).
+
+    Rows are weighted instead of selected: no host sync, and a shape that does not depend on the data.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        known = annotated_logits(logits, classes)
+        return cross_entropy(known, target, rows) + soft_dice(known, target, rows)

@@ -1,0 +1,137 @@
+"""The table of per-image scores -> summary.json: per class and over classes, with confidence intervals and counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..types import UserError
+from .bootstrap import bootstrap_interval
+from .scores import METRICS
+from .table import Table, build_table
+
+SMALL = 100  # up to here the note says what a claim needs
+
+
+def summarise(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    class_names: Sequence[str],
+    unit: str = "px",
+    tolerance: float = 2.0,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Summarise the rows of all images; the result is JSON-serialisable, with None for what is undefined.
+
+    Each statistic is {"mean", "low", "high", "median", "n"}: over the `n` images where the score is defined, with the
+    ends of a 95 % bootstrap interval of the mean, resampling what "grouped_by" says. "dice_nonempty" is over images
+    whose reference is not empty. "mean" averages the classes within each image, then the images. "datasets" repeats
+    all of it for each dataset where there are several.
+
+    Args:
+        rows: Dicts of `score_image`, each with "image", "patient" ("" where unknown), "dataset" and "modality".
+        class_names: Names of all classes; index 0, the background, is left out.
+        unit: Of HD95, ASSD and the tolerance.
+        tolerance: Of NSD, as given to `score_image`.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Raises:
+        UserError: there is no row.
+    """
+    if not rows:
+        raise UserError(
+            "nothing to score: no image has a reference mask of a foreground class; give masks to score against"
+        )
+
+    def part(some: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        head = {"unit": unit, "tolerance": tolerance}
+        return head | _summarise_table(build_table(some, classes=len(class_names)), class_names[1:], resamples, seed)
+
+    summary = part(rows)
+    datasets = sorted({row["dataset"] for row in rows})
+    if len(datasets) > 1:
+        summary["datasets"] = {name: part([row for row in rows if row["dataset"] == name]) for name in datasets}
+    return summary
+
+
+def _summarise_table(table: Table, names: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
+    N, K, M = table.scores.shape
+    over_classes = _mean(table.scores, axis=1)  # (N, M)
+    dice = table.scores[:, :, METRICS.index("dice")]
+    dice_nonempty = np.where(table.empty_reference, np.nan, dice)  # (N, K)
+    columns = np.concatenate([table.scores.reshape(N, K * M), dice_nonempty, over_classes], axis=1)
+    low, high = bootstrap_interval(columns, table.group, resamples=resamples, seed=seed)
+    statistics = [_statistics(columns[:, v], low[v], high[v]) for v in range(columns.shape[1])]
+    pooled = [_pooled_dice(table.counts[:, k]) for k in range(K)]
+    return {
+        "images": N,
+        "groups": int(table.group.max()) + 1,
+        "grouped_by": table.grouped_by,
+        "note": _note(table),
+        "classes": {
+            name: dict(zip(METRICS, statistics[k * M : (k + 1) * M], strict=True))
+            | {"dice_nonempty": statistics[K * M + k], "pooled_dice": _number(pooled[k])}
+            | _counts(table, k)
+            for k, name in enumerate(names)
+        },
+        "mean": dict(zip(METRICS, statistics[K * M + K :], strict=True))
+        | {"pooled_dice": _number(float(_mean(np.array(pooled), axis=0)))},
+    }
+
+
+def _statistics(values: NDArray[np.float64], low: float, high: float) -> dict[str, Any]:
+    values = values[~np.isnan(values)]
+    mean, median = (float(values.mean()), float(np.median(values))) if len(values) else (None, None)
+    return {"mean": mean, "low": _number(low), "high": _number(high), "median": median, "n": len(values)}
+
+
+def _counts(table: Table, k: int) -> dict[str, Any]:
+    reference, prediction = table.empty_reference[:, k], table.empty_prediction[:, k]
+    empty = int(reference.sum())
+    return {
+        "images": int(table.annotated[:, k].sum()),
+        "both_empty": int((reference & prediction).sum()),
+        "empty_reference": empty,
+        "empty_prediction": int(prediction.sum()),
+        "false_positive_rate": int((reference & ~prediction).sum()) / empty if empty else None,
+    }
+
+
+def _pooled_dice(counts: NDArray[np.int64]) -> float:
+    tp, fp, fn = counts.sum(axis=0).tolist()
+    return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else math.nan
+
+
+def _mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """The mean without NaN; NaN where there is nothing else (np.nanmean warns there)."""
+    n = (~np.isnan(values)).sum(axis=axis)
+    return np.where(n > 0, np.nansum(values, axis=axis) / np.maximum(n, 1), np.nan)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _note(table: Table) -> str:
+    """What limits a claim made from this table; empty if nothing."""
+    sentences = []
+    n = int(table.group.max()) + 1
+    if n == 1:
+        sentences.append(f"With 1 {table.grouped_by}, there is no interval and no claim to make.")
+    elif n <= SMALL:
+        # 1.96 / sqrt(n) times 15 points, a usual spread of the difference per image: 3 at 100 images, 7 at 20.
+        sentences.append(
+            f"Small set: with {n} {table.grouped_by}s, two models must differ by about "
+            f"{30 / math.sqrt(n):.0f} Dice points for the difference to be seen."
+        )
+    if not table.patients_known:
+        sentences.append(
+            "Patients are unknown, so the intervals are over images: too narrow if a patient has several images."
+        )
+    return " ".join(sentences)

@@ -1,0 +1,195 @@
+"""`report.html`: one self-contained file. No network, no script; light, dark, narrow and on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats import replacing, resize_image, resize_labels
+from .figures import (
+    CONFUSED,
+    MAX_POINTS,
+    MAX_TICKS,
+    PREDICTION,
+    REFERENCE,
+    TINT,
+    Panel,
+    class_overlay,
+    comparison,
+    data_uri,
+    dice_histogram,
+    log_panels,
+    number,
+    picture_size,
+)
+
+KINDS = ("worst", "median", "best")  # the order in the report: what fails is seen first
+POOR = 0.5  # Dice below which an image counts as poor in the words of the headline
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image to look at; label maps hold class indices."""
+
+    name: str
+    kind: str  # of KINDS
+    caption: str  # e.g. "Dice 0.12, polyp"
+    image: NDArray[np.uint8]  # (H, W, 3)
+    reference: NDArray[np.uint8]  # (H, W)
+    prediction: NDArray[np.uint8]  # (H, W)
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that a report shows. Empty collections and strings leave their part out."""
+
+    title: str
+    command: str
+    facts: Mapping[str, str]  # what ran: method, data hash, seed, device, precision, versions, date, duration...
+    config: str  # YAML
+    classes: Sequence[str]  # background first
+    colours: Sequence[tuple[int, int, int]]  # of the classes
+    splits: Sequence[Mapping[str, object]]  # rows: split, images, labelled, patients
+    mapping: str  # mask values -> classes, preformatted lines
+    log: Sequence[Mapping[str, object]]  # lines of log.jsonl; empty where nothing was trained
+    summary: Mapping[str, Any]  # of metrics.summarise, with "ece" where it is known
+    scores: Sequence[Mapping[str, Any]]  # one row per image and class; "class" is an index or a name
+    examples: Sequence[Example]
+    student: Mapping[str, str]  # name, parameters, file size, ms per image + machine...
+    warnings: Sequence[str]
+    scored: str = "test"  # the split that was scored; anything else is said in the headline
+
+
+def write_report(path: Path, data: ReportData) -> None:
+    """Write the report to `path`: whole, or not at all. The same data gives the same bytes."""
+    text = _render(data).encode("utf-8", errors="backslashreplace")  # file names may hold what UTF-8 does not
+    with replacing(path) as file:
+        file.write(text)
+
+
+def _render(data: ReportData) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(figure=_figure, interval=_interval, count=_count, svg=lambda p: Markup(p.svg))
+    kinds = dict.fromkeys((*KINDS, *(example.kind for example in data.examples)))
+    template = resources.files(__package__).joinpath("template.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        data=data,
+        summary=data.summary,
+        sentences=list(_sentences(data)),
+        parts=list(_parts(data.summary)),
+        panels=log_panels(data.log),
+        histograms=_histograms(data),
+        examples=[
+            (kind, [_pictures(example, data) for example in data.examples if example.kind == kind]) for kind in kinds
+        ],
+        legend=list(zip(data.classes, data.colours, strict=True))[1:],
+        lines={"reference": REFERENCE, "prediction": PREDICTION, "confused": CONFUSED, "tint": TINT},
+        limits={"ticks": MAX_TICKS, "points": MAX_POINTS},
+    )
+
+
+def _parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(heading, summary) of all images together, then of each dataset where there are several."""
+    datasets = summary.get("datasets") or {}
+    yield ("All datasets" if datasets else ""), summary
+    yield from datasets.items()
+
+
+def _sentences(data: ReportData) -> Iterator[str]:
+    """What the headline means, and what it does not."""
+    summary, mean = data.summary, data.summary["mean"]["dice"]
+    if np.isnan(number(mean["mean"])):
+        yield "No image could be scored: reference and prediction are empty everywhere."
+        return
+    yield "Dice is 1 where the student's mask equals the reference and 0 where they do not meet."
+    if _interval(mean):
+        yield (
+            f"For {summary['grouped_by']}s like these the true mean is likely between {_figure(mean['low'])} and "
+            f"{_figure(mean['high'])} (95 % bootstrap interval over {summary['grouped_by']}s)."
+        )
+    for name, block in summary["classes"].items():
+        yield from _class_sentences(name, block, [number(row["dice"]) for row in _rows(data, name)])
+    yield (
+        "The interval says nothing about other hospitals, devices or populations, nor about training again with "
+        "another seed."
+    )
+    if data.scored != "test":
+        yield (
+            f"These are not test images (split: {data.scored}): the scores flatter a student that was trained on them "
+            "or chosen by them."
+        )
+    if summary.get("note"):
+        yield summary["note"]
+
+
+def _class_sentences(name: str, block: Mapping[str, Any], dice: Sequence[float]) -> Iterator[str]:
+    present = block["images"] - block["empty_reference"]
+    missed = block["empty_prediction"] - block["both_empty"]
+    alarms = block["empty_reference"] - block["both_empty"]
+    scored = [value for value in dice if not np.isnan(value)]
+    told = []
+    if scored:
+        told.append(
+            f"{sum(value < POOR for value in scored):,} of {len(scored):,} scored images have a Dice below {POOR}"
+        )
+    if missed:
+        told.append(f"nothing was found in {missed:,} of the {present:,} images that show it")
+    if alarms:
+        told.append(f"something was found in {alarms:,} of the {block['empty_reference']:,} images without it")
+    if told:
+        yield f"{name}: {'; '.join(told)}."
+
+
+def _rows(data: ReportData, name: str) -> list[Mapping[str, Any]]:
+    """The score rows of a class."""
+    return [row for row in data.scores if row["class"] in (name, data.classes.index(name))]
+
+
+def _histograms(data: ReportData) -> list[Panel]:
+    panels = []
+    for name, block in data.summary["classes"].items():
+        dice = [number(row["dice"]) for row in _rows(data, name)]
+        if not np.isnan(dice).all():
+            panels.append(Panel(name, f"median {_figure(block['dice']['median'])}", dice_histogram(dice)))
+    return panels
+
+
+def _pictures(example: Example, data: ReportData) -> dict[str, Any]:
+    """The overlays of one example as (title, data URI), drawn at the size at which they are shown."""
+    size = picture_size(*example.reference.shape)
+    image = resize_image(example.image, size, "squash")
+    reference, prediction = (resize_labels(a, size, "squash") for a in (example.reference, example.prediction))
+    pictures = [("Image", image)]
+    if len(data.classes) > 2:  # outlines alone do not say which class
+        pictures.append(("Reference", class_overlay(image, reference, data.colours)))
+        pictures.append(("Prediction", class_overlay(image, prediction, data.colours)))
+    pictures.append(("Comparison", comparison(image, reference, prediction)))
+    shown = [(title, data_uri(picture)) for title, picture in pictures]
+    return {"name": example.name, "caption": example.caption, "pictures": shown, "size": size}
+
+
+def _figure(value: object, digits: int = 3) -> str:
+    """A number for a table; a dash where there is none."""
+    return "–" if np.isnan(number(value)) else f"{number(value):.{digits}f}"
+
+
+def _interval(block: Mapping[str, Any], digits: int = 3) -> str:
+    """The interval of a statistic; empty where it has none."""
+    ends = number(block["low"]), number(block["high"])
+    return "" if np.isnan(ends).any() else "–".join(_figure(end, digits) for end in ends)
+
+
+def _count(value: object) -> str:
+    """Whole numbers with separators; anything else as it is; a dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

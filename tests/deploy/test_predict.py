@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segdistill.deploy import predict as module
+from segdistill.deploy.predict import predict_files
+from segdistill.deploy.predictor import Prediction, open_predictor
+from segdistill.types import UserError
+
+
+@pytest.fixture
+def images(tmp_path: Path, image) -> Path:
+    root = tmp_path / "Bilder ä"
+    (root / "sub").mkdir(parents=True)
+    for seed, (name, shape) in enumerate({"a.png": (40, 61), "b.png": (70, 33), "sub/a.png": (32, 48)}.items()):
+        Image.fromarray(image(*shape, seed)).save(root / name)
+    return root
+
+
+def areas(out: Path) -> list[dict[str, str]]:
+    with (out / "areas.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {f.relative_to(out).as_posix(): f.read_bytes() for f in out.rglob("*") if f.is_file()}
+
+
+def test_masks_areas_probabilities_and_overlays(folder, images, tmp_path):
+    predictor, seen = open_predictor(folder), []
+    out = tmp_path / "out"
+    summary = predict_files(
+        predictor, [images], out, probabilities=True, overlays=True, on_progress=lambda *step: seen.append(step)
+    )
+    assert summary == (3, 0, [])
+    assert [(done, total) for done, total, _ in seen] == [(1, 3), (2, 3), (3, 3)]
+    stems = ("a", "b", "sub/a")
+    assert set(files(out)) == {f"{s}{e}" for s in stems for e in (".png", "_prob.npz", "_overlay.png")} | {"areas.csv"}
+    rows = areas(out)
+    assert [(row["image"], row["class"]) for row in rows] == [(s, c) for s in stems for c in ("background", "polyp")]
+    for stem in stems:
+        source = np.asarray(Image.open(images / f"{stem}.png"))
+        expected = predictor.predict(source)
+        mask = Image.open(out / f"{stem}.png")
+        assert mask.mode == "P"
+        np.testing.assert_array_equal(np.asarray(mask), expected.labels)
+        assert tuple(mask.getpalette()[3:6]) == predictor.card.colours[1]
+        with np.load(out / f"{stem}_prob.npz", allow_pickle=False) as stored:
+            assert stored["probabilities"].dtype == np.float16
+            np.testing.assert_allclose(stored["probabilities"], expected.probabilities, atol=1e-3)
+        overlay = np.asarray(Image.open(out / f"{stem}_overlay.png"))
+        assert overlay.shape == source.shape
+        assert (overlay != source).any()
+        (row,) = [row for row in rows if row["image"] == stem and row["class"] == "polyp"]
+        assert int(row["pixels"]) == expected.labels.sum() > 0
+        assert float(row["fraction"]) == pytest.approx(expected.labels.mean(), abs=1e-6)
+
+
+def test_a_second_run_skips_what_is_there_and_keeps_the_table(folder, images, tmp_path, monkeypatch):
+    predictor, out = open_predictor(folder), tmp_path / "out"
+    predict_files(predictor, [images], out)
+    first = files(out)
+    (out / "b.png").unlink()
+    (out / "areas.csv").unlink()
+    assert predict_files(predictor, [images], out) == (1, 2, [])
+    assert files(out) == first
+    assert predict_files(predictor, [images], out, overlays=True) == (3, 0, [])  # an asked-for file was missing
+    assert predict_files(predictor, [images], out, overwrite=True) == (3, 0, [])
+    monkeypatch.setattr(predictor, "predict", None)
+    assert predict_files(predictor, [images], out, overlays=True) == (0, 3, [])
+
+
+def test_an_interrupted_run_leaves_whole_files_and_resumes(folder, images, tmp_path, monkeypatch):
+    predictor, out = open_predictor(folder), tmp_path / "out"
+    predict_files(predictor, [images], tmp_path / "reference")
+    write = module.write_labels
+
+    def interrupted(path, labels, colours):
+        if path.name == "b.png":
+            raise KeyboardInterrupt
+        write(path, labels, colours)
+
+    monkeypatch.setattr(module, "write_labels", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(predictor, [images], out, probabilities=True)
+    monkeypatch.undo()
+    assert set(files(out)) == {"a.png", "a_prob.npz", "b_prob.npz"}
+    assert predict_files(predictor, [images], out) == (2, 1, [])
+    assert {k: v for k, v in files(out).items() if "_prob" not in k} == files(tmp_path / "reference")
+
+
+def test_broken_images_are_reported_and_the_others_predicted(folder, images, tmp_path):
+    (images / "broken.jpg").write_bytes((images / "a.png").read_bytes()[:300])
+    (images / "empty.png").touch()
+    out = tmp_path / "out"
+    summary = predict_files(open_predictor(folder), [images], out)
+    assert (summary.written, summary.skipped) == (3, 0)
+    assert [path.name for path, _ in summary.failed] == ["broken.jpg", "empty.png"]
+    assert all("\n" not in message for _, message in summary.failed)
+    assert len(areas(out)) == 6
+    only = predict_files(open_predictor(folder), [images / "empty.png"], tmp_path / "none")
+    assert (only.written, len(only.failed)) == (0, 1)
+    assert areas(tmp_path / "none") == []
+
+
+def test_output_inside_the_input_is_not_predicted_again(folder, images):
+    predictor = open_predictor(folder)
+    for expected in ((3, 0, []), (0, 3, []), (0, 3, [])):
+        assert predict_files(predictor, [images], images / "pred", overlays=True) == expected
+    assert set(files(images / "pred")) == {f"{s}{e}" for s in ("a", "b", "sub/a") for e in (".png", "_overlay.png")} | {
+        "areas.csv"
+    }
+
+
+def test_an_image_is_never_replaced_by_its_mask(folder, images):
+    before = files(images)
+    with pytest.raises(UserError, match="lies in the output folder"):
+        predict_files(open_predictor(folder), [images], images, overwrite=True)
+    with pytest.raises(UserError, match="would replace the image"):
+        predict_files(open_predictor(folder), [images / "a.png"], images, overwrite=True)
+    sub = images / "sub"
+    with pytest.raises(UserError, match="would replace the image"):
+        predict_files(open_predictor(folder), [images / "b.png", sub / "a.png"], sub, overwrite=True)
+    assert files(images) == before
+
+
+def test_an_earlier_mask_of_another_student_is_reported(folder, images, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    Image.fromarray(np.full((40, 61), 7, np.uint8)).save(out / "a.png")
+    summary = predict_files(open_predictor(folder), [images], out)
+    assert (summary.written, summary.skipped) == (2, 0)
+    ((path, message),) = summary.failed
+    assert path.name == "a.png"
+    assert "not from this student" in message
+    assert predict_files(open_predictor(folder), [images], out, overwrite=True) == (3, 0, [])
+
+
+def test_an_output_that_cannot_be_written_stops_with_one_line(folder, images, tmp_path):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        predict_files(open_predictor(folder), [images], tmp_path / "file")
+
+
+def test_tiles_are_predicted_at_the_original_resolution(folder, images, tmp_path, monkeypatch):
+    predictor, shapes = open_predictor(folder), []
+    predict = predictor.predict
+
+    def watched(image) -> Prediction:
+        shapes.append(image.shape)
+        return predict(image)
+
+    monkeypatch.setattr(predictor, "predict", watched)
+    assert predict_files(predictor, [images / "b.png"], tmp_path / "out", tile=True) == (1, 0, [])
+    assert set(shapes) == {(32, 48, 3)}
+    assert len(shapes) > 1
+    assert Image.open(tmp_path / "out" / "b.png").size == (33, 70)
