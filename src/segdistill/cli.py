@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,8 @@ def _train(words: list[str]) -> int:
 
     name = _chosen_method(words)
     parser = _parser("train", "Train a student on a data folder, score it once on the test split, write a report.")
-    parser.add_argument("data", type=Path, nargs="?", help="folder with images/ and masks/, or a CSV manifest")
+    parser.add_argument("folder", type=Path, nargs="?", help="folder with images/ and masks/, or a CSV manifest")
+    parser.add_argument("--data", type=Path, help="the same, as a run's config.yaml says it")
     parser.add_argument("--out", type=Path, help="run folder to create (default: runs/NAME-METHOD-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="carry on the run in this folder")
     parser.add_argument("--config", action="config", help="YAML file of settings: a recipe, or a run's config.yaml")
@@ -83,11 +85,12 @@ def _train(words: list[str]) -> int:
                 raise UserError("--resume RUN stands alone: a run goes on with the settings it began with")
             resume(given.resume)
             return 0
-        if given.data is None:
+        data = given.folder or given.data
+        if data is None:
             raise UserError("train needs a data folder: segdistill train DATA, or --resume RUN")
         built: Namespace = parser.instantiate(given)
         options = TrainOptions(**{key: built[key] for key in TrainOptions.__dataclass_fields__})
-        train(given.data, given.out, options, built[name])
+        train(data, given.out, options, built[name])
     except Interrupted as stop:
         print(f"segdistill: {stop}", file=sys.stderr)
         return stop.exit_code
@@ -99,7 +102,7 @@ def _chosen_method(words: list[str]) -> str:
     import yaml
 
     name = "supervised"
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
         value = value if equals else after
         if option == "--method":

@@ -34,6 +34,8 @@ def read_mapping(rows: Sequence[Row], options: TrainOptions) -> LabelMapping:
 def prepare_data(data: Path, run: Path, options: TrainOptions) -> None:
     """Draw the splits and the label budget and write them with the mask mapping into the run folder."""
     manifest = load_manifest(data)
+    if not any(row.mask for row in manifest.rows):
+        raise UserError(f"{data}: no image has a mask; give masks of the same name in masks/ for some of them")
     rows = assign_splits(manifest, val=options.val, test=options.test, seed=options.seed)
     budget = None if options.labelled is None else str(options.labelled)
     rows = apply_budget(rows, budget, options.seed)

@@ -80,6 +80,18 @@ def truth(row: Row) -> Path | None:
     return row.mask or row.hidden
 
 
+def read_labels(path: Path, mapping: LabelMapping, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A mask file as class indices; UserError when it does not fit its image's (H, W) or holds an unknown value."""
+    raw = read_mask(path)
+    if raw.shape != shape:
+        given, needed = (f"{side[1]} x {side[0]}" for side in (raw.shape, shape))
+        raise UserError(f"{path}: the mask has {given} pixels, its image {needed}; make them the same size")
+    try:
+        return mapping.apply(raw)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def _key(rows: Sequence[Row], mapping: LabelMapping, size: tuple[int, int], fit: str) -> str:
     digest = hashlib.blake2b(json.dumps([VERSION, mapping.to_json(), size, fit]).encode(), digest_size=12)
     for row in rows:
@@ -160,11 +172,12 @@ def _write(
 
     def decode(number: int) -> bytes:
         row, content = rows[number], hashlib.blake2b(rows[number].image.read_bytes(), digest_size=16)
-        images[number] = resize_image(read_image(row.image), size, fit)
+        image = read_image(row.image)
+        images[number] = resize_image(image, size, fit)
         mask = truth(row)
         if mask:
             content.update(mask.read_bytes())
-            masks[number] = resize_labels(mapping.apply(read_mask(mask)), size, fit)
+            masks[number] = resize_labels(read_labels(mask, mapping, image.shape[:2]), size, fit)
         crc[number] = _crc(images[number], masks[number])
         return content.digest()
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.cache import read_labels
 from ..data.labels import LabelMapping
 from ..data.manifest import Row
 from ..deploy.predictor import Predictor
-from ..formats import read_image, read_mask, replacing
+from ..formats import read_image, replacing
 from ..metrics.calibration import Calibration
 from ..metrics.scores import METRICS, score_image
 from ..metrics.summary import summarise
@@ -57,7 +58,7 @@ def predicted_cases(predictor: Predictor, rows: Sequence[Row], mapping: LabelMap
         seconds = time.perf_counter() - start
         if row.mask is None:
             raise UserError(f"{row.image}: has no mask to score against; leave it out or add its mask")
-        reference = mapping.apply(read_mask(row.mask))
+        reference = read_labels(row.mask, mapping, image.shape[:2])
         yield Case(display_name(row, root), row, prediction.labels, reference, prediction.probabilities, seconds)
 
 

@@ -35,7 +35,7 @@ class RunLog:
         self._board = _board(folder) if tensorboard else None
 
     def __enter__(self) -> RunLog:
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("a", encoding="utf-8", newline="\n")
         self._bar.start()
         return self
 
@@ -48,8 +48,8 @@ class RunLog:
 
     def cut(self, stage_names: list[str], stage: int, iteration: int) -> None:
         """Drop what was logged after this moment, so that a resumed run writes it again, the same."""
-        if not self.path.exists():
-            return
+        if self._file:
+            self._file.close()
         kept = []
         for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
             try:
@@ -62,6 +62,7 @@ class RunLog:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(kept), encoding="utf-8", newline="\n")
         temporary.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8", newline="\n")
 
     def start_stage(self, name: str, total: int, done: int) -> None:
         """Show a new bar."""

@@ -1,0 +1,29 @@
+"""Tests use two threads, no network, and small generated images."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import make_set
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "shared" in item.keywords and not SHARED.is_dir():
+            item.add_marker(pytest.mark.skip(reason="needs ../shared"))
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory) -> Path:
+    return make_set(tmp_path_factory.mktemp("tiny") / "disks", count=24, unlabelled=6)

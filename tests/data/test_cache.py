@@ -1,0 +1,106 @@
+"""The cache holds what decoding gives, and a damaged one is rebuilt."""
+
+import os
+
+import numpy as np
+import pytest
+from helpers import make_set
+
+from segdistill.data.batches import Dataset, TrainingBatches
+from segdistill.data.cache import open_cache
+from segdistill.data.labels import build_mapping, scan_values
+from segdistill.data.manifest import load_manifest
+from segdistill.data.splits import apply_budget
+from segdistill.formats import read_image, read_mask, resize_image, resize_labels
+from segdistill.types import UserError
+
+
+@pytest.fixture
+def data(tmp_path):
+    rows = load_manifest(make_set(tmp_path / "süß data", count=9, size=48, unlabelled=2)).rows
+    return rows, build_mapping(scan_values([row.mask for row in rows if row.mask]))
+
+
+def opened(data, tmp_path, **other):
+    rows, mapping = data
+    calls = []
+    settings = {"size": (32, 40), "fit": "squash", "folder": tmp_path / "cache"} | other
+    cache = open_cache(rows, mapping, on_progress=lambda done, total: calls.append((done, total)), **settings)
+    return cache, calls
+
+
+def test_rows_are_the_decoded_files(data, tmp_path):
+    cache, calls = opened(data, tmp_path)
+    rows, mapping = data
+    assert calls[-1] == (9, 9)
+    for i, row in enumerate(rows):
+        np.testing.assert_array_equal(cache.images[i], resize_image(read_image(row.image), (32, 40), "squash"))
+        expected = resize_labels(mapping.apply(read_mask(row.mask)), (32, 40), "squash") if row.mask else 0
+        np.testing.assert_array_equal(cache.masks[i], np.broadcast_to(expected, (32, 40)))
+
+
+def test_a_second_opening_decodes_nothing(data, tmp_path):
+    first, _ = opened(data, tmp_path)
+    second, calls = opened(data, tmp_path)
+    assert calls == []
+    assert second.data_hash == first.data_hash
+
+
+def test_another_size_or_file_is_another_cache(data, tmp_path):
+    opened(data, tmp_path)
+    assert opened(data, tmp_path, size=(32, 32))[1]
+    os.utime(data[0][0].image, ns=(1, 1))
+    assert opened(data, tmp_path)[1]
+
+
+def test_a_budget_shares_the_cache(data, tmp_path):
+    opened(data, tmp_path)
+    rows = apply_budget([row.__class__(**{**row.__dict__, "split": "train"}) for row in data[0]], "3", seed=1)
+    assert opened((rows, data[1]), tmp_path)[1] == []
+
+
+@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "crc.npy", "meta.json"])
+@pytest.mark.parametrize("damage", ["gone", "short", "flipped"])
+def test_a_damaged_cache_is_rebuilt(data, tmp_path, name, damage):
+    cache, _ = opened(data, tmp_path)
+    expected, masks = np.array(cache.images), np.array(cache.masks)
+    del cache
+    (path,) = (tmp_path / "cache").glob(f"*/{name}")
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        end = content[:-1] + bytes([content[-1] ^ 255]) if damage == "flipped" else content[: len(content) // 2]
+        path.write_bytes(end)
+    cache, calls = opened(data, tmp_path)
+    assert calls
+    np.testing.assert_array_equal(cache.images, expected)
+    np.testing.assert_array_equal(cache.masks, masks)
+
+
+def test_an_unreadable_file_leaves_no_half_cache(data, tmp_path):
+    data[0][4].image.write_bytes(b"no image")
+    with pytest.raises(UserError, match="004"):
+        opened(data, tmp_path)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_hidden_truth_does_not_reach_a_batch(data, tmp_path):
+    rows = apply_budget([row.__class__(**{**row.__dict__, "split": "train"}) for row in data[0]], "3", seed=1)
+    cache, _ = opened((rows, data[1]), tmp_path)
+    batches = TrainingBatches(Dataset(cache, rows, data[1].classes, ("",)), seed=0)
+    batch = batches.at(0, (3, 6), 0, "cpu")
+    assert batch.labelled.tolist() == [True] * 3 + [False] * 6
+    assert not batch.mask[3:].any()
+    assert batch.mask[:3].any()
+    assert cache.masks[batch.index[3:].numpy()].any()  # the truth is there, only not in the batch
+
+
+def test_a_batch_is_the_cache_in_float(data, tmp_path):
+    cache, _ = opened(data, tmp_path)
+    rows, mapping = data
+    batch = Dataset(cache, rows, mapping.classes, ("",)).batch(np.array([2, 0]))
+    np.testing.assert_allclose(batch.image.permute(0, 2, 3, 1).numpy() * 255, cache.images[[2, 0]], atol=1e-4)
+    np.testing.assert_array_equal(batch.mask.numpy(), cache.masks[[2, 0]])
+    assert batch.classes.all()
+    assert batch.index.tolist() == [2, 0]

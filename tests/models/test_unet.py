@@ -1,0 +1,58 @@
+"""The U-Net is KnowSAM's: its numbers, its keys, its size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference.fill import fill, make_input
+
+from segdistill.models.students import build_student, student_spec
+from segdistill.models.unet import UNet
+from segdistill.types import UserError
+
+REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "knowsam_unet.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_outputs_are_knowsams(classes):
+    """reference/knowsam_sgdl_cC (KnowSAM @ 5ceef5a, torch 2.13.0 CPU float32), official keys."""
+    case = REFERENCE["cases"][str(classes)]
+    official = {key: torch.from_numpy(fill(key, tuple(shape))) for key, shape in case["keys"].items()}
+    network = build_student("unet", classes=classes).eval()
+    result = network.load_state_dict(UNet.from_official(official), strict=False)
+    assert not result.unexpected_keys
+    assert all(key.endswith("num_batches_tracked") for key in result.missing_keys)
+    with torch.no_grad():
+        logits = network(torch.from_numpy(make_input(21, (2, 3, 256, 256), "rand")))
+    assert list(logits.shape) == case["shape"]
+    largest = max(abs(case["min"]), abs(case["max"]))
+    np.testing.assert_allclose(logits.flatten()[case["idx"]], case["values"], atol=1e-4 * largest)
+
+
+def test_parameters():
+    assert sum(p.numel() for p in build_student("unet", classes=2).parameters()) == 1_944_322
+
+
+@pytest.mark.parametrize("size", [(16, 16), (33, 47), (100, 64)])
+def test_any_size_keeps_its_size(size):
+    network = build_student("unet", classes=3).eval()
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, *size)).shape == (1, 3, *size)
+
+
+def test_padding_is_only_at_the_far_sides():
+    network = build_student("unet", classes=2).eval()
+    image = torch.rand(1, 3, 40, 56)
+    padded = torch.nn.functional.pad(image, (0, 8, 0, 8))
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), network(padded)[..., :40, :56])
+
+
+def test_a_student_knows_how_it_was_built():
+    assert student_spec(build_student("unet", classes=5)) == ("unet", {"classes": 5})
+    with pytest.raises(UserError, match="unet"):
+        build_student("vgg", classes=2)
+    with pytest.raises(TypeError):
+        student_spec(torch.nn.Identity())

@@ -1,0 +1,285 @@
+"""The command line as a person uses it: the main job on a tiny set, and bad input of every kind."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_set
+from PIL import Image
+
+from segdistill.cli import main
+
+FAST = [
+    "--size",
+    "32",
+    "--iterations",
+    "4",
+    "--validate-every",
+    "2",
+    "--supervised.batch-size",
+    "2",
+    "--precision",
+    "32",
+]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_set, tmp_path_factory):
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("run")
+    words = ["train", str(tiny_set), "--out", str(folder / "first run"), "--cache", str(folder / "cache"), *FAST]
+    assert main([*words, "--classes", "background,disk", "--labelled", "50%"]) == 0
+    return folder / "first run"
+
+
+def test_a_run_is_a_folder(run):
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"config.yaml", "data", "log.jsonl", "checkpoints", "student", "student_last", "report.html"}
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    rows = list(csv.DictReader((run / "scores.csv").open(encoding="utf-8")))
+    assert summary["images"] == len(rows) > 0
+    assert set(summary["classes"]) == {"disk"}
+    assert summary["run"]["scored split"] == "test"
+    card = json.loads((run / "student" / "student.json").read_text(encoding="utf-8"))
+    assert card["classes"] == ["background", "disk"]
+    assert card["scores"]["mean"]["dice"]["mean"] == pytest.approx(summary["mean"]["dice"]["mean"])
+
+
+def test_the_budget_is_as_asked(run):
+    rows = list(csv.DictReader((run / "data" / "splits.csv").open(encoding="utf-8")))
+    train = [row for row in rows if row["split"] == "train"]
+    labelled, hidden = sum(bool(row["mask"]) for row in train), sum(bool(row["hidden"]) for row in train)
+    assert abs(labelled - hidden) <= 1
+    assert not [row for row in rows if row["hidden"] and row["split"] != "train"]
+
+
+def test_the_report_says_what_ran(run):
+    text = (run / "report.html").read_text(encoding="utf-8")
+    for word in ("disk", "supervised", "seed", "data hash", "torch"):
+        assert word in text
+
+
+def test_config_repeats_the_run(run, tmp_path):
+    words = ["train", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "again")]
+    assert main(words) == 0
+    assert (tmp_path / "again" / "log.jsonl").read_bytes() == (run / "log.jsonl").read_bytes()
+    assert (tmp_path / "again" / "scores.csv").read_bytes() == (run / "scores.csv").read_bytes()
+
+
+def test_resuming_a_finished_run_shows_it(run, capsys):
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_predict_evaluate_export(run, tiny_set, tmp_path, capsys):
+    assert main(["predict", str(run), str(tiny_set / "images"), "-o", "out", "--overlays", "true"]) == 0
+    masks = sorted(path for path in (tmp_path / "out").glob("*.png") if "overlay" not in path.name)
+    assert len(masks) == 24
+    assert set(np.unique(np.array(Image.open(masks[0])))) <= {0, 1}
+    assert main(["export", str(run), "-o", "s.onnx", "--images", str(tiny_set / "images")]) == 0
+    assert main(["predict", "s.onnx", str(tiny_set / "images"), "-o", "onnx"]) == 0
+    for path in masks:
+        np.testing.assert_array_equal(np.array(Image.open(path)), np.array(Image.open(tmp_path / "onnx" / path.name)))
+    assert main(["evaluate", str(run), str(tiny_set), "-o", "scores"]) == 0
+    assert main(["evaluate", "out", str(tiny_set), "-o", "masks"]) == 0
+    assert main(["evaluate", "out", str(tiny_set / "masks")]) == 0
+    ours, theirs = (
+        json.loads((tmp_path / name / "summary.json").read_text(encoding="utf-8")) for name in ("scores", "masks")
+    )
+    assert ours["mean"]["dice"] == theirs["mean"]["dice"]
+    assert (tmp_path / "scores" / "report.html").exists()
+
+
+def test_a_broken_image_is_skipped_and_the_exit_code_says_so(run, tiny_set, tmp_path, capsys):
+    good = sorted((tiny_set / "images").iterdir())[0]
+    (tmp_path / "broken.png").write_bytes(good.read_bytes()[:100])
+    assert main(["predict", str(run), str(good), "broken.png", "-o", "out"]) == 1
+    assert "broken.png" in capsys.readouterr().out
+    assert (tmp_path / "out" / f"{good.stem}.png").exists()
+
+
+def test_show_augment(tiny_set, tmp_path):
+    assert main(["check", str(tiny_set), "--show-augment", "strong", "-o", "sheet.png", "--size", "64"]) == 0
+    assert Image.open(tmp_path / "sheet.png").width > 4 * 64
+
+
+def test_folders_with_spaces_and_non_ascii_names(tmp_path):
+    data = make_set(tmp_path / "Größe 画像", count=9, size=40)
+    assert main(["train", str(data), "--out", "größe run", "--cache", "cäche", *FAST]) == 0
+    assert (tmp_path / "größe run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("layout", ["knowsam", "manifest"])
+def test_other_layouts_train(tmp_path, layout):
+    source = make_set(tmp_path / "source", count=12, size=32)
+    files = sorted((source / "images").iterdir())
+    if layout == "knowsam":
+        for i, path in enumerate(files):
+            part = tmp_path / "data" / ("labeled", "unlabeled", "val", "test")[i % 4]
+            for kind, folder in (("image", "images"), ("mask", "masks")):
+                (part / kind).mkdir(parents=True, exist_ok=True)
+                (part / kind / path.name).write_bytes((source / folder / path.name).read_bytes())
+        data = tmp_path / "data"
+    else:
+        lines = [f"images/{p.name},masks/{p.name},{('train', 'val', 'test')[i % 3]},p{i}" for i, p in enumerate(files)]
+        data = source / "list.csv"
+        data.write_text("image,mask,split,patient\n" + "\n".join(lines), encoding="utf-8")
+    assert main(["train", str(data), "--out", "run", "--cache", "cache", *FAST]) == 0
+    rows = list(csv.DictReader((tmp_path / "run" / "data" / "splits.csv").open(encoding="utf-8")))
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+
+
+def test_interrupted_and_resumed_is_uninterrupted(tiny_set, run, tmp_path):
+    """SIGTERM from outside: exit code 143, a message that says how to go on, then the same result."""
+    code = (
+        "import sys, time; from segdistill.engine.trainer import Trainer; from segdistill.cli import main\n"
+        "slow = Trainer._update\n"
+        "def update(self, stage): print('updating', flush=True); time.sleep(0.3); slow(self, stage)\n"
+        "Trainer._update = update; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["train", str(tiny_set), "--out", "run", "--cache", str(run.parent / "cache"), *FAST]
+    words += ["--classes", "background,disk", "--labelled", "50%"]
+    command = [sys.executable, "-c", code, *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    process = subprocess.Popen(command, cwd=tmp_path, **pipes)
+    for line in process.stdout:
+        if "updating" in line:
+            process.terminate()
+            break
+    _, errors = process.communicate(timeout=60)
+    if sys.platform != "win32":  # Windows ends a process without asking it
+        assert process.returncode == 143
+        assert "--resume run" in errors
+        assert "Traceback" not in errors
+    assert main(["train", "--resume", "run"]) == 0
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == (run / "log.jsonl").read_bytes()
+    assert (tmp_path / "run" / "scores.csv").read_bytes() == (run / "scores.csv").read_bytes()
+
+
+def bad_inputs(tmp_path, data, run):
+    """(words, what the message must hold) by name."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "note.txt").write_text("hello", encoding="utf-8")
+    (tmp_path / "zero.png").write_bytes(b"")
+    (tmp_path / "bad.yaml").write_text("size: 64\nbogus: 1\n", encoding="utf-8")
+    (tmp_path / "broken.yaml").write_text("size: [64\n", encoding="utf-8")
+    (tmp_path / "list.csv").write_text("image,mask\nnot_there.png,\n", encoding="utf-8")
+    noisy = make_set(tmp_path / "noisy", count=6, size=32)
+    for path in (noisy / "masks").iterdir():
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8)).save(path)
+    torn = make_set(tmp_path / "torn", count=8, size=32)
+    (torn / "images" / "003.png").write_bytes((torn / "images" / "003.png").read_bytes()[:60])
+    other = make_set(tmp_path / "cropped", count=8, size=32)
+    for path in (other / "masks").iterdir():
+        Image.fromarray(np.array(Image.open(path))[:20]).save(path)
+    bare = make_set(tmp_path / "bare", count=6, size=32)
+    for path in (bare / "masks").iterdir():
+        path.unlink()
+    train = ["train", str(data), "--out", "new"]
+    return {
+        "no verb": (["trian"], "train"),
+        "no data": (["train"], "needs a data folder"),
+        "data missing": (["train", "nowhere"], "nowhere"),
+        "data a text file": (["train", "note.txt"], "note.txt"),
+        "empty folder": (["train", "empty"], "images/"),
+        "no masks": (["train", "bare", *FAST], "mask"),
+        "grey masks": (["train", "noisy", *FAST], "--threshold 127"),
+        "torn image": (["train", "torn", "--cache", "c", *FAST], "003.png"),
+        "mask of another size": (["train", "cropped", "--cache", "c", *FAST], "same size"),
+        "file missing in manifest": (["train", "list.csv"], "not_there.png"),
+        "unknown option": ([*train, "--sizee", "64"], "sizee"),
+        "unknown method": ([*train, "--method", "sam9"], "supervised"),
+        "unknown method option": ([*train, "--supervised.warmth", "1"], "warmth"),
+        "unknown student": ([*train, "--supervised.student", "vgg"], "unet"),
+        "bad size": ([*train, "--size", "huge"], "--size"),
+        "tiny size": ([*train, "--size", "8"], "32"),
+        "bad number": ([*train, "--seed", "abc"], "seed"),
+        "negative number": ([*train, "--iterations", "0"], "--iterations"),
+        "iterations and epochs": ([*train, "--iterations", "9", "--epochs", "2"], "--epochs"),
+        "too many labels": ([*train, "--labelled", "9999"], "9999"),
+        "garbage labels": ([*train, "--labelled", "some"], "10%"),
+        "unknown patients": ([*train, "--labelled", "3patients"], "patient"),
+        "wrong class names": ([*train, "--classes", "a,b,c,d"], "class names"),
+        "same class twice": ([*train, "--classes", "a,a"], "a"),
+        "no gpu": ([*train, "--device", "cuda"], "--device cpu"),
+        "bad device": ([*train, "--device", "tpu"], "device"),
+        "bad precision": ([*train, "--precision", "8"], "precision"),
+        "unknown key in config": ([*train, "--config", "bad.yaml"], "bogus"),
+        "broken config": ([*train, "--config", "broken.yaml"], "config"),
+        "config missing": ([*train, "--config", "none.yaml"], "none.yaml"),
+        "run exists": (["train", str(data), "--out", str(run)], "--resume"),
+        "resume nothing": (["train", "--resume", "empty"], "config.yaml"),
+        "resume with options": (["train", "--resume", str(run), "--seed", "3"], "--resume"),
+        "student missing": (["predict", "nowhere", str(data), "-o", "o"], "nowhere"),
+        "student a text file": (["predict", "note.txt", str(data), "-o", "o"], "note.txt"),
+        "images missing": (["predict", str(run), "nowhere*", "-o", "o"], "nowhere"),
+        "no out": (["predict", str(run), str(data)], "out"),
+        "export to png": (["export", str(run), "-o", "s.png"], ".onnx"),
+        "no such split": (["evaluate", str(run), str(data), "--split", "val"], "split"),
+        "masks do not match": (["evaluate", "empty", str(data)], "no mask"),
+        "unknown preset": (["check", str(data), "--show-augment", "wild"], "weak"),
+    }
+
+
+NAMES = [
+    "no verb", "no data", "data missing", "data a text file", "empty folder", "no masks", "grey masks", "torn image",
+    "mask of another size", "file missing in manifest", "unknown option", "unknown method", "unknown method option",
+    "unknown student", "bad size", "tiny size", "bad number", "negative number", "iterations and epochs",
+    "too many labels", "garbage labels", "unknown patients", "wrong class names", "same class twice", "no gpu",
+    "bad device", "bad precision", "unknown key in config", "broken config", "config missing", "run exists",
+    "resume nothing", "resume with options", "student missing", "student a text file", "images missing", "no out",
+    "export to png", "no such split", "masks do not match", "unknown preset",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_input_is_one_line(name, tmp_path, tiny_set, run, capsys):
+    if name == "no gpu" and torch.cuda.is_available():
+        return
+    cases = bad_inputs(tmp_path, tiny_set, run)
+    assert cases.keys() == set(NAMES)
+    words, expected = cases[name]
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("segdistill: ")
+    assert message.count("\n") == 1
+    assert expected in message
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_no_traceback_from_the_shell(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "segdistill", "train", "nowhere"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_help(words, capsys):
+    assert main(words) == 0
+    assert "train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "predict", "export", "check"])
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert "usage: segdistill " + verb in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip()[0].isdigit()
