@@ -50,19 +50,19 @@ def show_augment(
     rows = [row for row in load_manifest(Path(data)).rows if row.mask]
     mapping = read_mapping(rows, TrainOptions(classes=classes, threshold=threshold))
     tiles: list[tuple[str, Any, Any]] = []
-    for row in rows[:: max(1, len(rows) // images)][:images]:
+    for number, row in enumerate(rows[:: max(1, len(rows) // images)][:images]):
         assert row.mask
         shape = parse_size(size)
         image = resize_image(read_image(row.image), shape, "squash")
         labels = resize_labels(mapping.apply(read_mask(row.mask)), shape, "squash")
         tiles.append((row.image.name, image, labels))
-        tiles += [(f"{preset} {n + 1}", *_augmented(image, labels, preset, seed + n)) for n in range(versions)]
+        tiles += [(f"{preset} {n + 1}", *_augmented(image, labels, preset, (seed, number, n))) for n in range(versions)]
     write_image(Path(out), contact_sheet(tiles, colours(len(mapping.classes)), versions + 1))
     console.print(f"{out}: {len(tiles)} pictures", markup=False)
     return Path(out)
 
 
-def _augmented(image: Any, labels: Any, preset: str, seed: int) -> tuple[Any, Any]:
+def _augmented(image: Any, labels: Any, preset: str, place: tuple[int, ...]) -> tuple[Any, Any]:
     """One version of an image and its label map, as arrays again."""
     import torch
 
@@ -70,7 +70,7 @@ def _augmented(image: Any, labels: Any, preset: str, seed: int) -> tuple[Any, An
     from ..transforms.presets import PRESETS
     from ..types import Batch
 
-    seed_everything(seed)
+    seed_everything(*place)
     one = torch.ones(1, dtype=torch.bool)
     pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2).float() / 255
     mask = torch.from_numpy(labels)[None].long()

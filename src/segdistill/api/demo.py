@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ..data.phantom import write_phantom
+from ..methods.supervised import SupervisedConfig
 from ..types import UserError
 from .options import TrainOptions
 from .terminal import console, interval
@@ -40,9 +41,9 @@ def demo(out: Path | str = "runs/demo", *, iterations: int = 600, threads: int |
     for labels in BUDGETS:
         console.rule(f"supervised, {labels} masks")
         options = TrainOptions(
-            labelled=labels, size=128, iterations=iterations, threads=threads, seed=seed, cache=out / "cache"
+            labelled=labels, size=96, iterations=iterations, threads=threads, seed=seed, cache=out / "cache"
         )
-        results[labels] = train(data, out / f"supervised_{labels}", options)
+        results[labels] = train(data, out / f"supervised_{labels}", options, SupervisedConfig(batch_size=8))
     console.rule("predict and export")
     best = results[BUDGETS[-1]].folder
     predict(best, [data / "images"], out / "predictions", overlays=True, threads=threads)

@@ -1,0 +1,87 @@
+"""Final scores against hand-sized cases, and the fast validation Dice against the final one."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from helpers import disk
+
+from segdistill.data.manifest import Row
+from segdistill.engine.evaluator import Case, evaluate_cases, extremes, write_scores
+from segdistill.engine.validation import dice_table
+from segdistill.metrics.scores import score_image
+from segdistill.types import UserError
+
+CLASSES = ("background", "polyp")
+
+
+def case(name, prediction, reference, **other):
+    from pathlib import Path
+
+    return Case(name, Row(Path(name), Path(name), patient=other.pop("patient", "")), prediction, reference, **other)
+
+
+def cases(count=9):
+    """A reference disk and the same disk shifted by 0, 1, 2, ... pixels."""
+    reference = disk((40, 40), (20, 14), 8)
+    return [case(f"{i}.png", np.roll(reference, i, axis=1), reference) for i in range(count)]
+
+
+def test_the_table_and_its_summary():
+    result = evaluate_cases(cases(), classes=CLASSES, dataset="disks")
+    assert [row["image"] for row in result.scores] == [f"{i}.png" for i in range(9)]
+    assert result.scores[0]["dice"] == 1
+    assert result.scores[4]["class"] == "polyp"
+    assert result.summary["mean"]["dice"]["mean"] == pytest.approx(np.mean([row["dice"] for row in result.scores]))
+    assert result.summary["ece"] is None
+
+
+def test_calibration_needs_probabilities():
+    reference = disk((40, 40), (20, 14), 8)
+    sure = np.stack([1 - reference, reference]).astype(np.float32)
+    made = [case("a", reference, reference, probabilities=sure, seconds=0.25)]
+    summary = evaluate_cases(made, classes=CLASSES, dataset="d").summary
+    assert summary["ece"] == pytest.approx(0)
+    assert summary["ms_per_image"] == 250
+
+
+def test_a_size_that_does_not_fit_names_the_image():
+    wrong = case("odd.png", np.zeros((4, 5), np.uint8), np.zeros((5, 4), np.uint8))
+    with pytest.raises(UserError, match=r"^odd\.png: "):
+        evaluate_cases([wrong], classes=CLASSES, dataset="d")
+
+
+def test_files(tmp_path):
+    empty = np.zeros((8, 8), np.uint8)
+    write_scores(tmp_path, evaluate_cases([*cases(), case("none", empty, empty)], classes=CLASSES, dataset="d"))
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open(encoding="utf-8")))
+    assert len(rows) == 10
+    assert rows[-1]["dice"] == ""
+    assert rows[-1]["empty_reference"] == "True"
+    assert float(rows[0]["dice"]) == 1
+
+
+def test_extremes_are_worst_median_best_and_no_image_twice():
+    chosen = extremes(evaluate_cases(cases(9), classes=CLASSES, dataset="d"), each=2)
+    assert [kind for kind, _, _ in chosen] == ["worst", "worst", "median", "median", "best", "best"]
+    assert [int(name[0]) for _, name, _ in chosen] == [8, 7, 5, 4, 0, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_extremes_of_few_images(count):
+    chosen = extremes(evaluate_cases(cases(count), classes=CLASSES, dataset="d"))
+    assert 1 <= len({name for _, name, _ in chosen}) == len(chosen) <= count
+
+
+def test_validation_dice_is_the_scored_dice():
+    rng = np.random.default_rng(0)
+    prediction, reference = rng.integers(0, 4, (2, 5, 12, 12)).astype(np.uint8)
+    prediction[0], reference[0] = 0, 0
+    reference[1][reference[1] == 2] = 0
+    table = dice_table(torch.from_numpy(prediction), torch.from_numpy(reference), 4)
+    expected = [
+        [row["dice"] for row in score_image(p, y, classes=4)] for p, y in zip(prediction, reference, strict=True)
+    ]
+    np.testing.assert_allclose(table.numpy(), expected, atol=1e-6)
+    assert table[0].isnan().all()
