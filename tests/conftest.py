@@ -19,6 +19,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Only what needs ../shared or a GPU may skip."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and not {"shared", "gpu"} & set(item.keywords):
+        report.outcome, report.longrepr = "failed", f"{item.nodeid}: skipped, but needs neither ../shared nor a GPU"
+    return report
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     return SHARED

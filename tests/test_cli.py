@@ -165,6 +165,27 @@ def test_interrupted_and_resumed_is_uninterrupted(tiny_set, run, tmp_path):
     assert (tmp_path / "run" / "scores.csv").read_bytes() == (run / "scores.csv").read_bytes()
 
 
+def test_stopped_while_scoring_goes_on_with_scoring(tiny_set, run, tmp_path, monkeypatch):
+    words = ["train", str(tiny_set), "--out", "run", "--cache", str(run.parent / "cache"), *FAST]
+    words += ["--classes", "background,disk", "--labelled", "50%"]
+    with monkeypatch.context() as patch:
+        patch.setattr("segdistill.api.train.write_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(words) == 130
+    assert not (tmp_path / "run" / "scores.csv").exists()
+    assert main(["train", "--resume", "run"]) == 0
+    assert (tmp_path / "run" / "scores.csv").read_bytes() == (run / "scores.csv").read_bytes()
+
+
+def test_changed_data_stop_a_resume(tmp_path, monkeypatch):
+    data = make_set(tmp_path / "data", count=9, size=32)
+    words = ["train", str(data), "--out", "run", "--cache", "cache", *FAST]
+    with monkeypatch.context() as patch:
+        patch.setattr("segdistill.api.train.write_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(words) == 130
+    Image.new("RGB", (32, 32)).save(data / "images" / "000.png")
+    assert main(["train", "--resume", "run"]) == 2
+
+
 def bad_inputs(tmp_path, data, run):
     """(words, what the message must hold) by name."""
     (tmp_path / "empty").mkdir()

@@ -5,11 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import disk
+from rich.console import Console
+from toy import toy_data
 
+from segdistill.deploy.artefact import load_student, save_student
+from segdistill.deploy.card import Card
+from segdistill.engine.logging import RunLog
 from segdistill.engine.plan import set_trainable
 from segdistill.engine.randomness import seed_everything
+from segdistill.engine.settings import Settings
+from segdistill.engine.trainer import Trainer
 from segdistill.engine.validation import dice_table
 from segdistill.methods import METHODS
+from segdistill.models.students import student_spec
 from segdistill.types import Batch, Task
 
 SIZE = 32
@@ -176,3 +184,52 @@ def test_eight_images_are_learnt(name):
     with torch.no_grad():
         prediction = method.student(batch.image[:8]).argmax(1)
     assert dice_table(prediction, batch.mask[:8], 2).mean() > 0.9
+
+
+def settings(**other):
+    return Settings(seed=3, device="cpu", precision="32", iterations=4, validate_every=2, **other)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_resumed_is_uninterrupted(name, tmp_path, monkeypatch):
+    def run(folder):
+        folder.mkdir(exist_ok=True)
+        seed_everything(0)
+        method = METHODS[name](METHODS[name].Config(), Task(2, (SIZE, SIZE), ("",), 6, 4))
+        log = RunLog(folder, Console(quiet=True))
+        trainer = Trainer(method, toy_data(SIZE), settings(), folder, "cpu", log)
+        with log:
+            trainer.start()
+            trainer.run()
+        return method.state_dict(), (folder / "log.jsonl").read_bytes()
+
+    update, calls = Trainer._update, []
+
+    def dying(self, stage):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Killed
+        update(self, stage)
+
+    whole = run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", dying)
+        with pytest.raises(Killed):
+            run(tmp_path / "cut")
+    again = run(tmp_path / "cut")
+    assert whole[1] == again[1]
+    assert all(torch.equal(value, again[0][key]) for key, value in whole[0].items())
+
+
+def test_the_student_survives_its_artefact(name, tmp_path):
+    method, _ = build(name, classes=4)
+    image = torch.rand(1, 3, SIZE, SIZE)
+    spec = student_spec(method.student)
+    names, colours = tuple("abcd"), ((0, 0, 0),) * 4
+    card = Card(spec.name, spec.arguments, name, names, colours, (SIZE, SIZE), "none")
+    save_student(tmp_path / "student", method.student, card)
+    with torch.no_grad():
+        assert torch.equal(method.student.eval()(image), load_student(tmp_path / "student").network(image))
