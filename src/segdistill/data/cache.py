@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,15 @@ class Cache:
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
     data_hash: str  # of the files' contents, the same on every machine
+
+
+class _Plan(NamedTuple):
+    """What decides every pixel of a cache."""
+
+    rows: Sequence[Row]
+    mapping: LabelMapping
+    size: tuple[int, int]
+    fit: str
 
 
 def open_cache(
@@ -63,10 +73,11 @@ def open_cache(
     Raises:
         UserError: A file cannot be read, or the disk is full.
     """
-    target = folder / _key(rows, mapping, size, fit)
+    plan = _Plan(rows, mapping, size, fit)
+    target = folder / _key(plan)
     cache = _read(target, len(rows), size)
     if cache is None:
-        _build(target, rows, mapping, size, fit, threads, on_progress)
+        _build(target, plan, threads, on_progress)
         cache = _read(target, len(rows), size)
     if cache is None:
         raise UserError(
@@ -92,9 +103,10 @@ def read_labels(path: Path, mapping: LabelMapping, shape: tuple[int, ...]) -> ND
         raise UserError(f"{path}: {error}") from None
 
 
-def _key(rows: Sequence[Row], mapping: LabelMapping, size: tuple[int, int], fit: str) -> str:
-    digest = hashlib.blake2b(json.dumps([VERSION, mapping.to_json(), size, fit]).encode(), digest_size=12)
-    for row in rows:
+def _key(plan: _Plan) -> str:
+    decided = [VERSION, plan.mapping.to_json(), plan.size, plan.fit]
+    digest = hashlib.blake2b(json.dumps(decided).encode(), digest_size=12)
+    for row in plan.rows:
         for path in (row.image, truth(row)):
             stat = path.stat() if path else None
             digest.update(repr((str(path), stat and (stat.st_size, stat.st_mtime_ns))).encode())
@@ -122,20 +134,12 @@ def _crc(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> int:
     return zlib.crc32(mask.data, zlib.crc32(image.data))
 
 
-def _build(
-    target: Path,
-    rows: Sequence[Row],
-    mapping: LabelMapping,
-    size: tuple[int, int],
-    fit: str,
-    threads: int | None,
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
+def _build(target: Path, plan: _Plan, threads: int | None, on_progress: Callable[[int, int], None] | None) -> None:
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
-        _require_space(temporary, len(rows) * size[0] * size[1] * 4)
-        _write(temporary, rows, mapping, size, fit, threads, on_progress)
+        _require_space(temporary, len(plan.rows) * plan.size[0] * plan.size[1] * 4)
+        _write(temporary, plan, threads, on_progress)
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
     except OSError as error:
@@ -155,15 +159,8 @@ def _require_space(folder: Path, needed: int) -> None:
         )
 
 
-def _write(
-    folder: Path,
-    rows: Sequence[Row],
-    mapping: LabelMapping,
-    size: tuple[int, int],
-    fit: str,
-    threads: int | None,
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
+def _write(folder: Path, plan: _Plan, threads: int | None, on_progress: Callable[[int, int], None] | None) -> None:
+    rows, mapping, size, fit = plan
     create = np.lib.format.open_memmap
     images = create(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *size, 3))
     masks = create(folder / "masks.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *size))
