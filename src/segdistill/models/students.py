@@ -9,8 +9,9 @@ from torch import nn
 
 from ..types import UserError
 from .unet import UNet
+from .vnet import VNet
 
-STUDENTS: dict[str, Callable[..., nn.Module]] = {"unet": UNet}
+STUDENTS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "vnet": VNet}
 
 
 class StudentSpec(NamedTuple):

@@ -1,4 +1,4 @@
-"""The U-Net is KnowSAM's: its numbers, its keys, its size."""
+"""The subnets are KnowSAM's: their numbers, their keys, their sizes."""
 
 import json
 from pathlib import Path
@@ -8,20 +8,22 @@ import pytest
 import torch
 from reference.fill import fill, make_input
 
-from segdistill.models.students import build_student, student_spec
+from segdistill.models.students import STUDENTS, build_student, student_spec
 from segdistill.models.unet import UNet
+from segdistill.models.vnet import VNet
 from segdistill.types import UserError
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "knowsam_unet.json").read_text(encoding="utf-8"))
+REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "knowsam_subnets.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_outputs_are_knowsams(classes):
+@pytest.mark.parametrize(("name", "official"), [("unet", UNet), ("vnet", VNet)])
+def test_outputs_are_knowsams(name, official, classes):
     """reference/knowsam_sgdl_cC (KnowSAM @ 5ceef5a, torch 2.13.0 CPU float32), official keys."""
-    case = REFERENCE["cases"][str(classes)]
-    official = {key: torch.from_numpy(fill(key, tuple(shape))) for key, shape in case["keys"].items()}
-    network = build_student("unet", classes=classes).eval()
-    result = network.load_state_dict(UNet.from_official(official), strict=False)
+    case = REFERENCE["cases"][f"{official.__name__}_c{classes}"]
+    weights = {key: torch.from_numpy(fill(key, tuple(shape))) for key, shape in case["keys"].items()}
+    network = build_student(name, classes=classes).eval()
+    result = network.load_state_dict(official.from_official(weights), strict=False)
     assert not result.unexpected_keys
     assert all(key.endswith("num_batches_tracked") for key in result.missing_keys)
     with torch.no_grad():
@@ -31,19 +33,22 @@ def test_outputs_are_knowsams(classes):
     np.testing.assert_allclose(logits.flatten()[case["idx"]], case["values"], atol=1e-4 * largest)
 
 
-def test_parameters():
-    assert sum(p.numel() for p in build_student("unet", classes=2).parameters()) == 1_944_322
+@pytest.mark.parametrize(("name", "count"), [("unet", 1_944_322), ("vnet", 3_265_986)])
+def test_parameters(name, count):
+    assert sum(p.numel() for p in build_student(name, classes=2).parameters()) == count
 
 
+@pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize("size", [(16, 16), (33, 47), (100, 64)])
-def test_any_size_keeps_its_size(size):
-    network = build_student("unet", classes=3).eval()
+def test_any_size_keeps_its_size(name, size):
+    network = build_student(name, classes=3).eval()
     with torch.no_grad():
         assert network(torch.rand(1, 3, *size)).shape == (1, 3, *size)
 
 
-def test_padding_is_only_at_the_far_sides():
-    network = build_student("unet", classes=2).eval()
+@pytest.mark.parametrize("name", STUDENTS)
+def test_padding_is_only_at_the_far_sides(name):
+    network = build_student(name, classes=2).eval()
     image = torch.rand(1, 3, 40, 56)
     padded = torch.nn.functional.pad(image, (0, 8, 0, 8))
     with torch.no_grad():
