@@ -24,9 +24,12 @@ SIZE = 32
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
-def build(name, classes=2, size=SIZE):
+DUE = {"unimatch": {"threshold": 0.0}}  # settings under which every term acts on an untrained network
+
+
+def build(name, classes=2, size=SIZE, **settings):
     seed_everything(0)
-    method = METHODS[name](METHODS[name].Config(), Task(classes, (size, size), ("",), 8, 8))
+    method = METHODS[name](METHODS[name].Config(**settings), Task(classes, (size, size), ("",), 8, 8))
     return method, method.stages()
 
 
@@ -64,7 +67,7 @@ def trained(stage):
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_terms_are_finite_and_each_moves_something(name, classes):
-    method, stages = build(name, classes)
+    method, stages = build(name, classes, **DUE.get(name, {}))
     for stage in stages:
         output = step(method, stage, make_batch(2, 3, classes))
         assert output.loss.ndim == 0

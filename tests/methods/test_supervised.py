@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from segdistill.methods.supervised import Supervised, SupervisedConfig, warm_up_cosine
+from segdistill.losses.schedules import warm_up_cosine
+from segdistill.methods.supervised import Supervised, SupervisedConfig
 from segdistill.types import Task, UserError
 
 

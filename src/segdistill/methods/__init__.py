@@ -1,5 +1,9 @@
 """One paper = one file; METHODS is the one list."""
 
-from .supervised import Supervised
+from typing import Any
 
-METHODS = {"supervised": Supervised}
+from .mean_teacher import MeanTeacher
+from .supervised import Supervised
+from .unimatch import UniMatch
+
+METHODS: dict[str, Any] = {"supervised": Supervised, "mean_teacher": MeanTeacher, "unimatch": UniMatch}

@@ -6,12 +6,13 @@ Left out on purpose: everything that needs an unlabelled image or a teacher.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 from torch.optim import AdamW
 
+from ..losses.schedules import warm_up_cosine
 from ..losses.segmentation import dice_cross_entropy
 from ..models.students import build_student
 from ..transforms.presets import weak
@@ -41,13 +42,6 @@ class SupervisedConfig:
     clip_norm: float = 5.0
 
 
-def warm_up_cosine(progress: float, warm_up: float) -> float:
-    """Linear from 0 to 1 over the first `warm_up` share of the progress, then half a cosine down to 0."""
-    if progress < warm_up:
-        return progress / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / max(1e-9, 1 - warm_up)))
-
-
 class Supervised(nn.Module):
     """One student, labels only."""
 
@@ -70,7 +64,7 @@ class Supervised(nn.Module):
                 batch=(c.batch_size, 0),
                 augment=weak,
                 scored=self.student,
-                schedule=lambda progress: warm_up_cosine(progress, min(0.5, c.warm_up / c.iterations)),
+                schedule=partial(warm_up_cosine, warm_up=min(0.5, c.warm_up / c.iterations)),
                 clip=Clip(norm=c.clip_norm),
             )
         ]

@@ -45,18 +45,25 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(WIDTHS[0], classes, 3, padding=1)
         self.pool = nn.MaxPool2d(2)
 
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Features of the five stages, shallow first; the image padded to a multiple of 16."""
+        features = [self.encoder[0](pad_to_multiple(image, 2 ** (len(WIDTHS) - 1)))]
+        for block in self.encoder[1:]:
+            features.append(block(self.pool(features[-1])))
+        return features
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Logits from the features of `encode`, at the padded size."""
+        x, skips = features[-1], features[:-1]
+        for up, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
+            x = block(torch.cat([skip, up(x)], dim=1))
+        logits: Tensor = self.head(x)
+        return logits
+
     def forward(self, image: Tensor, modality: Tensor | None = None) -> Tensor:
         """Logits at the size of the image; the modality is not used."""
         height, width = image.shape[-2:]
-        x = self.encoder[0](pad_to_multiple(image, 2 ** (len(WIDTHS) - 1)))
-        skips = []
-        for block in self.encoder[1:]:
-            skips.append(x)
-            x = block(self.pool(x))
-        for up, block in zip(self.up, self.decoder, strict=True):
-            x = block(torch.cat([skips.pop(), up(x)], dim=1))
-        logits: Tensor = self.head(x)
-        return logits[..., :height, :width]
+        return self.decode(self.encode(image))[..., :height, :width]
 
     @staticmethod
     def from_official(state: dict[str, Tensor], prefix: str = "UNet.") -> dict[str, Tensor]:

@@ -43,19 +43,28 @@ class VNet(nn.Module):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight)
 
-    def forward(self, image: Tensor, modality: Tensor | None = None) -> Tensor:
-        """Logits at the size of the image; the modality is not used."""
-        height, width = image.shape[-2:]
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """The four skips, shallow first, and the deepest features; the image padded to a multiple of 16."""
         skip = x = self.encoder[0](pad_to_multiple(image, 2 ** len(self.down)))
         skips = []
         for down, block in zip(self.down, self.encoder[1:], strict=True):
             skips.append(skip)
             skip = down(x)  # a stage's skip is its input, not its output as in Milletari's: as released
             x = block(skip)
-        for up, block in zip(self.up, self.decoder, strict=True):
-            x = block(up(x) + skips.pop())
+        return [*skips, x]
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Logits from the features of `encode`, at the padded size."""
+        x, skips = features[-1], features[:-1]
+        for up, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
+            x = block(up(x) + skip)
         logits: Tensor = self.head(x)
-        return logits[..., :height, :width]
+        return logits
+
+    def forward(self, image: Tensor, modality: Tensor | None = None) -> Tensor:
+        """Logits at the size of the image; the modality is not used."""
+        height, width = image.shape[-2:]
+        return self.decode(self.encode(image))[..., :height, :width]
 
     @staticmethod
     def from_official(state: dict[str, Tensor], prefix: str = "VNet.") -> dict[str, Tensor]:

@@ -1,0 +1,36 @@
+"""Consistency losses: values by hand, gradients to one side."""
+
+import math
+
+import pytest
+import torch
+
+from segdistill.losses.consistency import confident_cross_entropy, mean_squared_probability, ramp_up
+
+EVERY = torch.ones(2, 3, dtype=torch.bool)
+
+
+def test_ramp():
+    assert [ramp_up(t, 0.1, 0.4) for t in (0, 0.05, 0.4, 1)] == [0, 0, 1, 1]
+    assert ramp_up(0.1, 0.1, 0.4) == pytest.approx(math.exp(-5))
+    assert ramp_up(0.25, 0.1, 0.4) == pytest.approx(math.exp(-1.25))
+
+
+def test_mean_square():
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 2, 3, 4, 5).unbind()
+    a.requires_grad_(), b.requires_grad_()
+    loss = mean_squared_probability(a, b, EVERY)
+    torch.testing.assert_close(loss, torch.nn.functional.mse_loss(a.softmax(1), b.softmax(1)))
+    loss.backward()
+    assert a.grad.abs().max() > 0
+    assert b.grad is None
+    assert mean_squared_probability(a, a, EVERY) == 0
+
+
+def test_confident_pixels_count():
+    logits = torch.zeros(1, 2, 1, 2)
+    label = torch.tensor([[[0, 1]]])
+    confidence = torch.tensor([[[0.99, 0.6]]])
+    assert confident_cross_entropy(logits, label, confidence, 0.95).item() == pytest.approx(math.log(2) / 2)
+    assert confident_cross_entropy(logits, label, confidence, 0.5).item() == pytest.approx(math.log(2))

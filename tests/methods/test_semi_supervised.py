@@ -1,0 +1,120 @@
+"""Mean Teacher and UniMatch: off they are the baseline; on, each term reaches what it should and nothing else."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from toy import toy_data
+
+from segdistill.engine.logging import RunLog
+from segdistill.engine.randomness import seed_everything
+from segdistill.engine.settings import Settings
+from segdistill.engine.trainer import Trainer
+from segdistill.methods import METHODS
+from segdistill.methods.unimatch import cutmix_boxes, mixed
+from segdistill.types import Batch, Task
+
+TASK = Task(2, (32, 32), ("",), 6, 4)
+
+
+def train(folder, name, **settings):
+    folder.mkdir()
+    seed_everything(0)
+    method = METHODS[name](METHODS[name].Config(**settings), TASK)
+    log = RunLog(folder, Console(quiet=True))
+    made = Settings(seed=3, device="cpu", precision="32", iterations=5, validate_every=5)
+    trainer = Trainer(method, toy_data(), made, folder, "cpu", log)
+    with log:
+        trainer.start()
+        trainer.run()
+    return method.student.state_dict()
+
+
+@pytest.mark.parametrize(("name", "off"), [("mean_teacher", "consistency"), ("unimatch", "unsupervised")])
+def test_without_unsupervised_terms_it_is_supervised_bit_for_bit(tmp_path, name, off):
+    plain = train(tmp_path / "plain", "supervised", batch_size=3)
+    other = train(tmp_path / "other", name, labelled_batch=3, **{off: 0.0})
+    assert plain.keys() == other.keys()
+    assert all(torch.equal(value, other[key]) for key, value in plain.items())
+    on = train(tmp_path / "on", name, labelled_batch=3, other_batch=2)
+    assert any(not torch.equal(value, on[key]) for key, value in plain.items())
+
+
+def batch(labelled=2, others=2):
+    torch.manual_seed(0)
+    rows = labelled + others
+    image = torch.rand(rows, 3, 32, 32)
+    everything = torch.ones(rows, 2, dtype=torch.bool)
+    mask = (image.mean(1) > 0.5).long()
+    known, zeros = torch.arange(rows) < labelled, torch.zeros(rows, dtype=torch.long)
+    return Batch(image, (image + 0.1).clamp(0, 1), mask, known, everything, zeros, torch.arange(rows))
+
+
+def test_mean_teacher_warms_up_on_labels_only():
+    method = METHODS["mean_teacher"](METHODS["mean_teacher"].Config(consistency_from=0.1, consistency_full=0.4), TASK)
+    assert set(method.step(batch(), 0.05).terms) == {"sup"}
+    early, late = method.step(batch(), 0.2), method.step(batch(), 0.9)
+    assert set(early.terms) == {"sup", "cons"}
+    gap = (late.loss - late.terms["sup"]) / late.terms["cons"]
+    assert gap.item() == pytest.approx(0.1, rel=1e-4)
+    assert ((early.loss - early.terms["sup"]) / early.terms["cons"]).item() < 0.1
+
+
+def test_mean_teacher_moves_the_student_only():
+    method = METHODS["mean_teacher"](METHODS["mean_teacher"].Config(), TASK)
+    with torch.no_grad():
+        for p in method.teacher.network.parameters():
+            p.mul_(0.5)  # at the start both agree
+    method.step(batch(), 0.9).terms["cons"].backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in method.student.parameters())
+    assert all(p.grad is None for p in method.teacher.parameters())
+
+
+def test_unimatch_terms_come_from_confident_unlabelled_pixels_only():
+    sure = METHODS["unimatch"].Config(threshold=0.0)
+    none = METHODS["unimatch"].Config(threshold=1.1)
+    assert all(method_term > 0 for k, method_term in METHODS["unimatch"](sure, TASK).step(batch(), 0.5).terms.items())
+    terms = METHODS["unimatch"](none, TASK).step(batch(), 0.5).terms
+    assert [float(terms[k].detach()) for k in ("fp", "s1", "s2")] == [0, 0, 0]
+    assert set(METHODS["unimatch"](sure, TASK).step(batch(2, 0), 0.5).terms) == {"sup"}
+
+
+def test_unimatch_gives_its_pseudo_label_no_gradient():
+    """With the perturbed branches cut off nothing reaches the network: the label is not learnt from its own loss."""
+    method = METHODS["unimatch"](METHODS["unimatch"].Config(threshold=0.0), TASK)
+    decode, calls = method.student.decode, []
+
+    def watched(features):
+        logits = decode(features)
+        calls.append(logits)
+        return logits if len(calls) == 1 else logits.detach().requires_grad_()
+
+    method.student.decode = watched
+    output = method.step(batch(), 0.5)
+    unsupervised = output.terms["fp"] + output.terms["s1"] + output.terms["s2"]
+    grads = torch.autograd.grad(unsupervised, list(method.student.parameters()), allow_unused=True)
+    assert all(g is None for g in grads)
+
+
+def test_mixing_takes_the_next_row_inside_the_box():
+    values = torch.arange(3.0)[:, None, None].expand(3, 2, 2)
+    box = torch.tensor([[[True, False], [False, False]]]).expand(3, 2, 2)
+    assert mixed(values, box).tolist() == [[[2, 0], [0, 0]], [[0, 1], [1, 1]], [[1, 2], [2, 2]]]
+
+
+@given(st.integers(0, 1000))
+def test_boxes_are_boxes_of_a_bounded_area(seed):
+    torch.manual_seed(seed)
+    boxes = cutmix_boxes(8, 64, 96, 1.0)
+    for box in boxes:
+        rows, columns = box.any(1), box.any(0)
+        assert box.sum() == rows.sum() * columns.sum()  # a full rectangle
+        assert 0.01 < box.float().mean() < 0.45
+
+
+def test_boxes_come_as_often_as_asked():
+    torch.manual_seed(0)
+    assert not cutmix_boxes(50, 32, 32, 0.0).any()
+    share = cutmix_boxes(2000, 8, 8, 0.5).flatten(1).any(1).float().mean()
+    assert 0.45 < share < 0.55
