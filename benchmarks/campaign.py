@@ -1,0 +1,116 @@
+"""Run a list of settings x seeds, one after the other, resumable run by run; print the table of what is finished.
+
+    python benchmarks/campaign.py benchmarks/campaigns/few_labels.yaml --data ../shared/data --threads 2
+
+The campaign file:
+
+    options: {size: 128, labelled: 60}          # of every run: the fields of TrainOptions
+    runs:
+      - {name: unet, data: kvasir_seg, seeds: [0, 1, 2], options: {method: supervised}, config: {batch_size: 12}}
+
+A finished run leaves benchmarks/results/CAMPAIGN/NAME_sSEED.json (to be committed) and is skipped from then on; an
+interrupted one goes on from its checkpoint. A run that fails is reported, and the others go on.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import traceback
+from pathlib import Path
+
+import yaml
+
+from segdistill.api.options import TrainOptions
+from segdistill.api.runs import method_named, read_json, versions
+from segdistill.api.train import resume, train
+from segdistill.formats import replacing
+from segdistill.types import UserError
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def planned_runs(campaign: dict) -> list[tuple[str, dict, int]]:
+    """(result name, settings, seed) of every run."""
+    runs = [(f"{run['name']}_s{seed}", run, seed) for run in campaign["runs"] for seed in run["seeds"]]
+    names = [name for name, _, _ in runs]
+    if len(set(names)) != len(names):
+        raise UserError("two runs of the campaign have one name and seed; give each its own name")
+    return runs
+
+
+def finish(settings: dict, common: dict, seed: int, data: Path, folder: Path, threads: int) -> None:
+    """Train, or carry on, one run to its end."""
+    if (folder / "config.yaml").exists():
+        resume(folder)
+        return
+    options = TrainOptions(**(common | settings.get("options", {}) | {"seed": seed, "threads": threads}))
+    config = method_named(options.method).Config(**settings.get("config", {}))
+    train(data / settings["data"], folder, options, config)
+
+
+def result(folder: Path, settings: dict, seed: int) -> dict:
+    """What the tables are made from."""
+    summary = read_json(folder / "summary.json")
+    facts = {"machine": f"{platform.system()} {platform.machine()}", "versions": versions()}
+    data_hash = read_json(folder / "data" / "data.json")["hash"]
+    run = {"name": settings["name"], "data": settings["data"], "seed": seed, "data hash": data_hash}
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    for private in ("data", "cache"):
+        config.pop(private)
+    return run | {"config": config, "summary": summary} | facts
+
+
+def table(results: Path) -> str:
+    """Markdown: a row per name, over its finished seeds."""
+    rows: dict[str, list[dict]] = {}
+    for path in sorted(results.glob("*_s*.json")):
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        rows.setdefault(entry["name"], []).append(entry)
+    lines = [
+        "| run | seeds | test Dice, mean (min to max over seeds) | HD95 | best val Dice |",
+        "|---|---|---|---|---|",
+    ]
+    for name, entries in rows.items():
+        dice = [e["summary"]["mean"]["dice"]["mean"] for e in entries]
+        hd95 = statistics.mean(e["summary"]["mean"]["hd95"]["mean"] for e in entries)
+        best = statistics.mean(e["summary"]["run"]["best validation Dice"] for e in entries)
+        spread = f"{statistics.mean(dice):.3f} ({min(dice):.3f} to {max(dice):.3f})"
+        lines.append(f"| {name} | {len(entries)} | {spread} | {hd95:.1f} | {best:.3f} |")
+    return "\n".join(lines)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run what is not finished; 1 if a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("campaign", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folders go")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args(words)
+    campaign = yaml.safe_load(given.campaign.read_text(encoding="utf-8"))
+    results, failed = given.results / given.campaign.stem, []
+    results.mkdir(parents=True, exist_ok=True)
+    for name, settings, seed in planned_runs(campaign):
+        target, folder = results / f"{name}.json", given.runs / given.campaign.stem / name
+        if target.exists():
+            continue
+        print(f"== {name}", flush=True)
+        try:
+            finish(settings, campaign.get("options", {}), seed, given.data, folder, given.threads)
+        except Exception as error:  # one run must not end the campaign
+            failed.append(name)
+            print(f"failed: {error}" if isinstance(error, UserError) else traceback.format_exc(), file=sys.stderr)
+            continue
+        with replacing(target) as file:
+            file.write((json.dumps(result(folder, settings, seed), indent=1) + "\n").encode())
+    print(table(results))
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The campaign runner: resumable, skips what is finished, one failure does not end it."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+PATH = Path(__file__).parents[1] / "benchmarks" / "campaign.py"
+
+
+@pytest.fixture(scope="module")
+def campaign():
+    spec = importlib.util.spec_from_file_location("campaign", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_campaign(campaign, tiny_set, tmp_path, capsys, monkeypatch):
+    runs = [
+        {"name": "base", "data": tiny_set.name, "seeds": [0, 1], "config": {"batch_size": 2}},
+        {"name": "broken", "data": "nowhere", "seeds": [0]},
+        {"name": "few", "data": tiny_set.name, "seeds": [0], "options": {"labelled": 3}, "config": {"batch_size": 2}},
+    ]
+    plan = {"options": {"size": 32, "iterations": 2, "precision": "32"}, "runs": runs}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = [str(tmp_path / "tiny.yaml"), "--data", str(tiny_set.parent)]
+    words += ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    assert campaign.main(words) == 1
+    shown = capsys.readouterr()
+    assert "nowhere" in shown.err
+    written = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "results" / "tiny").iterdir()}
+    assert written.keys() == {"base_s0.json", "base_s1.json", "few_s0.json"}
+    assert "| base | 2 |" in shown.out
+    entry = json.loads((tmp_path / "results" / "tiny" / "few_s0.json").read_text(encoding="utf-8"))
+    assert entry["config"]["labelled"] == 3
+    assert str(tmp_path) not in json.dumps(entry)
+    assert campaign.main(words) == 1  # the broken one only
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "results" / "tiny").iterdir()} == written
+
+
+def test_two_runs_of_one_name_are_refused(campaign):
+    from segdistill.types import UserError
+
+    with pytest.raises(UserError, match="name"):
+        campaign.planned_runs({"runs": [{"name": "a", "seeds": [0]}, {"name": "a", "seeds": [0, 1]}]})
