@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import make_set
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
@@ -17,6 +17,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs ../shared"))
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Also where a test before chose another number: sums are bit-equal only over equal threads."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.hookimpl(wrapper=True)

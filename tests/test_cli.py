@@ -186,6 +186,22 @@ def test_changed_data_stop_a_resume(tmp_path, monkeypatch):
     assert main(["train", "--resume", "run"]) == 2
 
 
+def test_leakage_stops_unless_it_is_allowed(tmp_path, capsys):
+    source = make_set(tmp_path / "source", count=9, size=32)
+    files = sorted((source / "images").iterdir())
+    files[1].write_bytes(files[0].read_bytes())
+    lines = [f"images/{p.name},masks/{p.name},{('train', 'val', 'test')[i % 3]}" for i, p in enumerate(files)]
+    (source / "manifest.csv").write_text("image,mask,split\n" + "\n".join(lines), encoding="utf-8")
+    words = ["train", str(source), "--out", "run", "--cache", "cache", *FAST]
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "--allow-leakage" in message
+    assert "000.png" in message
+    assert main([*words, "--allow-leakage", "true"]) == 0
+    assert "000.png" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
 def bad_inputs(tmp_path, data, run):
     """(words, what the message must hold) by name."""
     (tmp_path / "empty").mkdir()
@@ -293,7 +309,7 @@ def test_help(words, capsys):
     assert "train" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "predict", "export", "check"])
+@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "compare", "predict", "export", "check"])
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])

@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api.check import check
+    from .api.compare import compare
     from .api.evaluate import evaluate
     from .api.options import TrainOptions
     from .api.train import resume, train
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _HOME = {
     "TrainOptions": "api.options",
     "UserError": "types",
+    "check": "api.check",
+    "compare": "api.compare",
     "evaluate": "api.evaluate",
     "export": "api.use",
     "load_student": "api.use",
@@ -29,7 +33,18 @@ _HOME = {
     "resume": "api.train",
     "train": "api.train",
 }
-__all__ = ["TrainOptions", "UserError", "evaluate", "export", "load_student", "predict", "resume", "train"]
+__all__ = [
+    "TrainOptions",
+    "UserError",
+    "check",
+    "compare",
+    "evaluate",
+    "export",
+    "load_student",
+    "predict",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,9 +22,10 @@ A large promptable segmentation model and a handful of masks in; a small, prompt
   demo      the main job on generated images: a few minutes, ends with a report
   train     train a student on a folder of images and masks, score it, report
   evaluate  score a student, or another tool's masks, on a data set
+  compare   say whether runs differ: paired by image and seed, with intervals
   predict   write masks for images, with a student or an ONNX file
   export    write a student as one ONNX file
-  check     look at what an augmentation does to your images
+  check     look for leaks, copies and broken masks in a data set; show an augmentation
 
 examples:
   segdistill train DATA --labelled 60 --size 128 --out runs/first
@@ -127,6 +128,17 @@ def _evaluate(words: list[str]) -> int:
     return 0
 
 
+def _compare(words: list[str]) -> int:
+    """Compare runs."""
+    from .api.compare import compare
+
+    parser = _parser("compare", "Paired differences to the first run's group, with intervals over patients and seeds.")
+    parser.add_argument("runs", nargs="+", help="run folders, or folders that evaluate --out wrote; the baseline first")
+    parser.add_argument("--out", "-o", help="folder for compare.md and compare.html")
+    _call(parser, compare, words)
+    return 0
+
+
 def _predict(words: list[str]) -> int:
     """Write masks for images."""
     from .api.use import predict
@@ -151,15 +163,22 @@ def _export(words: list[str]) -> int:
 
 
 def _check(words: list[str]) -> int:
-    """Show an augmentation."""
-    from .api.check import show_augment
+    """Audit a data set, or show an augmentation."""
+    from .api.check import check, show_augment
 
-    parser = _parser("check", "Write a contact sheet of an augmentation preset on your own images.")
+    parser = _parser(
+        "check", "Look for what would spoil a training or its scores; exit code 1 where there is an error."
+    )
     parser.add_argument("data", help="data folder or manifest")
-    parser.add_argument("--show_augment", dest="preset", required=True, help="weak, strong, weak_strong or evaluation")
-    parser.add_argument("--out", "-o", default="augmented.png", help="the PNG to write (default: augmented.png)")
-    _call(parser, show_augment, words)
-    return 0
+    if any(word.partition("=")[0] == "--show_augment" for word in words):
+        parser.add_argument(
+            "--show_augment", dest="preset", required=True, help="weak, strong, weak_strong, evaluation"
+        )
+        parser.add_argument("--out", "-o", default="augmented.png", help="the PNG to write (default: augmented.png)")
+        _call(parser, show_augment, words)
+        return 0
+    parser.add_argument("--show_augment", metavar="PRESET", help="instead: a contact sheet of weak, strong, ... images")
+    return 1 if _call(parser, check, words).errors else 0
 
 
 def _demo(words: list[str]) -> int:
@@ -177,6 +196,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "check": _check,
     "train": _train,
     "evaluate": _evaluate,
+    "compare": _compare,
     "predict": _predict,
     "export": _export,
 }

@@ -1,14 +1,71 @@
-"""check: what an augmentation preset does to the user's own images."""
+"""check: what is wrong with a data set, before it spoils a training; and what an augmentation does to its images."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..types import UserError
 from .data import read_mapping
-from .options import TrainOptions, parse_size
-from .terminal import console
+from .options import TrainOptions, parse_classes, parse_size
+from .runs import write_json
+from .terminal import bar, console
+
+if TYPE_CHECKING:
+    from ..data.audit import Audit
+    from ..data.manifest import Row
+
+TILE, TILES, COLUMNS = 160, 30, 6  # of the thumbnail sheet: pixels, pictures, pictures in a line
+
+
+def check(
+    data: Path | str,
+    *,
+    classes: str | None = None,
+    threshold: int | None = None,
+    json: str | None = None,
+    sheet: Path | None = None,
+    threads: int | None = None,
+) -> Audit:
+    """Decode every image and mask once and show what would spoil a training or its scores.
+
+    Args:
+        data: Data folder or manifest.
+        classes: Class names, background first, separated by commas.
+        threshold: Mask values above it are foreground.
+        json: Also write facts and findings as JSON to this file; "-" prints them, and nothing else.
+        sheet: Also write a contact sheet: the images of the findings first, mask outlines drawn.
+        threads: Decoding threads. None: one per core.
+
+    Raises:
+        UserError: No data set there, or a file that cannot be written. What is wrong with images is a finding.
+    """
+    from ..data.audit import audit
+    from ..data.manifest import load_manifest
+
+    manifest = load_manifest(Path(data))
+    with bar("reading images and masks") as progress:
+        result = audit(
+            manifest.rows,
+            classes=parse_classes(classes),
+            threshold=threshold,
+            root=manifest.root,
+            threads=threads,
+            on_progress=progress,
+        )
+    if json == "-":
+        print(_as_text(result))
+    else:
+        _show(manifest.name, result)
+    if json and json != "-":
+        write_json(Path(json), result.to_json())
+    if sheet:
+        _write_sheet(sheet, manifest.rows, result)
+        if json != "-":
+            console.print(f"sheet: {sheet}", markup=False)
+    return result
 
 
 def show_augment(
@@ -77,3 +134,77 @@ def _augmented(image: Any, labels: Any, preset: str, place: tuple[int, ...]) -> 
     batch = Batch(pixels, None, mask, one, one[:, None], torch.zeros(1).long(), torch.zeros(1).long())
     batch = PRESETS[preset](batch)
     return (batch.image[0].permute(1, 2, 0) * 255).round().byte().numpy(), batch.mask[0].byte().numpy()
+
+
+def _as_text(result: Audit) -> str:
+    return json.dumps(result.to_json(), indent=1)
+
+
+def _show(name: str, result: Audit) -> None:
+    """Facts as a table, findings as a list, errors first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(name), title_justify="left", show_header=False)
+    for label, value in _facts(result.facts):
+        table.add_row(Text(label), Text(value))
+    console.print(table)
+    for finding in result.findings:
+        style = "red" if finding.severity == "error" else "yellow"
+        console.print(f"{finding.severity}: {finding.what}", markup=False, style=style, soft_wrap=True)
+        for file in finding.files:
+            console.print(f"    {file}", markup=False, soft_wrap=True)
+        if finding.more:
+            console.print(f"    and {finding.more} more", markup=False)
+        console.print(f"    -> {finding.way_out}", markup=False, soft_wrap=True)
+    warnings = len(result.findings) - len(result.errors)
+    console.print(f"kinds of finding: {len(result.errors)} error, {warnings} warning", markup=False)
+
+
+def _facts(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Lines of the table."""
+    yield "images", f"{facts['images']}, {facts['with mask']} with a mask"
+    yield "patients", str(facts["patients"] or "unknown")
+    for split, part in facts["splits"].items():
+        patients = f", {part['patients']} patients" if part["patients"] else ""
+        yield f"split {split}", f"{part['images']} images, {part['with mask']} with a mask{patients}"
+    yield "modalities", ", ".join(f"{name} ({count})" for name, count in facts["modalities"].items())
+    if sizes := facts["sizes"]:
+        height, width = sizes["commonest"]
+        span = " to ".join("x".join(map(str, reversed(sizes[end]))) for end in ("smallest", "largest"))
+        yield "width x height", f"{width}x{height}" if sizes["different"] == 1 else f"{span}, mostly {width}x{height}"
+    for entry in facts["classes"] or ():
+        yield f"class {entry['name']}", f"{entry['pixels']:.2%} of pixels, in {entry['masks']:.1%} of masks"
+
+
+def _write_sheet(path: Path, rows: tuple[Row, ...], result: Audit) -> None:
+    """A contact sheet of the findings' images, five of each kind, filled up with others evenly spread over the set."""
+    from ..data.labels import colours
+    from ..formats import write_image
+    from ..report.sheet import contact_sheet
+
+    concerned = [number for finding in result.findings for number in finding.rows[:COLUMNS]]
+    spread = range(0, len(rows), max(1, len(rows) // TILES))
+    numbers = list(dict.fromkeys([*concerned, *spread]))[:TILES]
+    tiles = [tile for number in numbers if (tile := _tile(rows[number], result)) is not None]
+    if not tiles:
+        raise UserError(f"{path}: no image can be read, so there is nothing to show")
+    write_image(path, contact_sheet(tiles, colours(len(result.mapping.classes) if result.mapping else 1), COLUMNS))
+
+
+def _tile(row: Row, result: Audit) -> tuple[str, Any, Any] | None:
+    """One picture of the sheet; without outlines where the mask cannot be used, None where the image cannot."""
+    from ..data.cache import read_labels, truth
+    from ..formats import read_image, resize_image, resize_labels
+
+    try:
+        image = read_image(row.image)
+    except UserError:
+        return None
+    labels, mask = None, truth(row)
+    if mask and result.mapping:
+        try:
+            labels = resize_labels(read_labels(mask, result.mapping, image.shape[:2]), (TILE, TILE), "pad")
+        except UserError:
+            labels = None  # a finding says so
+    return row.image.name, resize_image(image, (TILE, TILE), "pad"), labels

@@ -8,6 +8,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from ..data.audit import Audit, audit
 from ..data.batches import Dataset
 from ..data.cache import open_cache, truth
 from ..data.labels import LabelMapping, build_mapping, scan_values
@@ -42,9 +43,32 @@ def prepare_data(data: Path, run: Path, options: TrainOptions) -> None:
     mapping = read_mapping(rows, options)
     if not any(row.split == "train" and row.mask for row in rows):
         raise UserError(f"{data}: no labelled training image; give masks for some images of the training split")
+    findings = audit_rows(rows, manifest.root, options)
+    write_json(run / "data" / "check.json", findings.to_json())
     save_splits(run / "data" / "splits.csv", rows, root=manifest.root)
     write_json(run / "data" / "mapping.json", mapping.to_json())
     write_json(run / "data" / "data.json", {"name": manifest.name, "root": str(manifest.root.resolve())})
+
+
+def audit_rows(rows: Sequence[Row], root: Path, options: TrainOptions) -> Audit:
+    """Check the data as `segdistill check` does; UserError when a split knows another one's images or patients.
+
+    Near copies only warn: neighbouring frames and retakes are common in public sets; the report names them.
+    """
+    with bar("checking data") as progress:
+        result = audit(
+            rows,
+            classes=parse_classes(options.classes),
+            threshold=options.threshold,
+            root=root,
+            threads=options.threads,
+            on_progress=progress,
+        )
+    leaks = [finding for finding in result.leaks if finding.code != "near-copies-across-splits"]
+    if leaks and not options.allow_leakage:
+        found = "; ".join(f"{leak.what} ({', '.join(leak.files)})" for leak in leaks)
+        raise UserError(f"{root}: {found}; scores would be too good: mend the splits, or pass --allow-leakage true")
+    return result
 
 
 def load_data(run: Path, options: TrainOptions) -> tuple[Dataset, LabelMapping, dict[str, Any]]:

@@ -25,6 +25,7 @@ class TrainOptions(Settings):
         val: Share (or number of images) for validation where the data have no split.
         test: Share (or number of images) for testing where the data have no split.
         tolerance: Distance in pixels up to which a boundary counts as met (NSD).
+        allow_leakage: Train although the test or validation split shares images or patients with training.
         postprocess: "none", or "largest": keep the largest component of each class.
         licence: One line that travels with the student.
         threads: CPU threads. None: all that torch takes.
@@ -40,6 +41,7 @@ class TrainOptions(Settings):
     val: float = 0.15
     test: float = 0.15
     tolerance: float = 2.0
+    allow_leakage: bool = False
     postprocess: Literal["none", "largest"] = "none"
     licence: str = "not stated: the licences of the data and of any pretrained weights apply"
     threads: int | None = None

@@ -35,6 +35,7 @@ def training_report(
         "precision": outcome["precision"],
         "machine": made["machine"],
         "started": made["started"],
+        "training time": f"{outcome['training seconds'] / 60:.1f} minutes",
         "scored split": outcome["scored split"],
         **{f"{name} version": number for name, number in made["versions"].items()},
     }

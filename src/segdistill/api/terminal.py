@@ -30,7 +30,7 @@ def show_scores(title: str, summary: Mapping[str, Any]) -> None:
         blocks["mean"] = summary["mean"]
     table = Table("score", *blocks, title=title, title_justify="left")
     for name in ROWS:
-        unit = f" [{summary['unit']}]" if name in ("hd95", "assd") else ""
+        unit = f" ({summary['unit']})" if name in ("hd95", "assd") else ""
         table.add_row(f"{name}{unit}", *(interval(block[name]) for block in blocks.values()))
     console.print(table)
     counts = f"{summary['images']} images, 95 % intervals over {summary['groups']} {summary['grouped_by']}s. "

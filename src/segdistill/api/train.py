@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -90,18 +92,18 @@ def resume(run: Path | str) -> TrainResult:
         torch.set_num_threads(options.threads)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     data, mapping, facts = load_data(run, options)
-    warnings = _warnings(data)
+    warnings = [*_warnings(data), *_findings(run)]
     for line in warnings:
         console.print(f"warning: {line}", markup=False, style="yellow")
-    start = time.perf_counter()
-    trained, method = _fit(run, data_path, data, options, config)
-    seconds = time.perf_counter() - start
+    with _timed(run):
+        trained, method = _fit(run, data_path, data, options, config)
     card = _card(data, options, method.student, facts["hash"])
     _save_last(run, method, trained, card)
     save_student(run / "student", method.student, card)
     evaluation, split = _score(run, data, mapping, options, Path(facts["root"]), facts["name"])
     save_student(run / "student", method.student, replace(card, scores=evaluation.summary))
-    extra = {"scored split": split, "best validation Dice": trained.best, "training seconds in this process": seconds}
+    seconds = read_json(run / "run.json")["training seconds"]
+    extra = {"scored split": split, "best validation Dice": trained.best, "training seconds": seconds}
     evaluation.summary["run"] = extra | {
         "precision": trained.precision,
         "labelled": len(data.numbers("train", labelled=True)),
@@ -111,6 +113,18 @@ def resume(run: Path | str) -> TrainResult:
     show_scores(f"{split} split, original resolution", evaluation.summary)
     console.print(f"report: {run / 'report.html'}\nstudent: {run / 'student'}", markup=False)
     return TrainResult(run, evaluation.summary)
+
+
+@contextmanager
+def _timed(run: Path) -> Iterator[None]:
+    """Add the time spent here to the run's own, also when it is interrupted; what a kill cut off is not counted."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        made = read_json(run / "run.json")
+        made["training seconds"] = round(made.get("training seconds", 0.0) + time.perf_counter() - start, 1)
+        write_json(run / "run.json", made)
 
 
 def _fit(run: Path, data_path: Path, data: Dataset, options: TrainOptions, config: Any) -> tuple[Trained, Any]:
@@ -175,6 +189,12 @@ def _score(
             on_progress=lambda done: progress(done, len(rows)),
         )
     return evaluation, split
+
+
+def _findings(run: Path) -> list[str]:
+    """What the data check found, from errors to warnings."""
+    found = read_json(run / "data" / "check.json")["findings"]
+    return [f"{entry['what']} ({', '.join(entry['files'])}): {entry['way_out']}" for entry in found]
 
 
 def _warnings(data: Dataset) -> list[str]:

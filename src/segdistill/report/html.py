@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from .figures import (
     number,
     picture_size,
 )
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 KINDS = ("worst", "median", "best")  # the order in the report: what fails is seen first
 POOR = 0.5  # Dice below which an image counts as poor in the words of the headline
@@ -74,14 +77,8 @@ def write_report(path: Path, data: ReportData) -> None:
 
 
 def _render(data: ReportData) -> str:
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(figure=_figure, interval=_interval, count=_count, svg=lambda p: Markup(p.svg))
     kinds = dict.fromkeys((*KINDS, *(example.kind for example in data.examples)))
-    template = resources.files(__package__).joinpath("template.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return page_template("template.html.j2").render(
         data=data,
         summary=data.summary,
         sentences=list(_sentences(data)),
@@ -95,6 +92,19 @@ def _render(data: ReportData) -> str:
         lines={"reference": REFERENCE, "prediction": PREDICTION, "confused": CONFUSED, "tint": TINT},
         limits={"ticks": MAX_TICKS, "points": MAX_POINTS},
     )
+
+
+def page_template(name: str) -> Template:
+    """A template of this folder; values are escaped, a name that is not given is an error."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    files = FunctionLoader(lambda file: resources.files(__package__).joinpath(file).read_text(encoding="utf-8"))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=files
+    )
+    environment.filters.update(figure=_figure, interval=_interval, count=_count, svg=lambda p: Markup(p.svg))
+    return environment.get_template(name)
 
 
 def _parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

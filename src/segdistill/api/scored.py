@@ -1,0 +1,98 @@
+"""The scores of a finished run, or of a folder that evaluate wrote, as compare needs them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+from ..formats import IMAGE_SUFFIXES
+from ..types import UserError
+from .runs import read_config, read_json
+
+# What may differ between the seeds of one group: where and how fast a run went, not what it does.
+ASIDE = ("seed", "device", "precision", "compile", "tensorboard", "threads", "cache", "licence", "tolerance")
+
+Key: TypeAlias = tuple[str, str, str]  # dataset, image, class
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of scores.csv."""
+
+    patient: str
+    scores: tuple[float, ...]  # in the order of SCORES; NaN where the score is not of this kind of reference
+    reference: tuple[int, int]  # pixels of the reference mask, and of the image
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of scores, with what is known of the training behind them."""
+
+    folder: Path
+    method: str  # "" where unknown
+    settings: Mapping[str, str]
+    seed: int | None  # None: a folder of `evaluate`, whose training is unknown
+    cells: Mapping[Key, Cell]
+    unit: str
+    tolerance: float | None
+    scored: str  # split; "" where unknown
+
+    @property
+    def group(self) -> tuple[object, ...]:
+        """Equal for runs that differ only in their seed; a folder without a configuration stands alone."""
+        if self.seed is None:
+            return (self.folder.resolve(),)
+        return self.method, tuple(sorted({key[0] for key in self.cells})), tuple(sorted(self.settings.items()))
+
+
+def read_run(folder: Path) -> Run:
+    """A finished run, or a folder that evaluate wrote; UserError when it is neither."""
+    if not (folder / "scores.csv").is_file():
+        ended = "its training has not ended; go on with train --resume" if (folder / "config.yaml").exists() else ""
+        raise UserError(f"{folder}: no scores.csv; {ended or 'give a run folder, or one that evaluate --out wrote'}")
+    summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    method, settings, seed = "", {}, None
+    if (folder / "config.yaml").exists():
+        _, options, config = read_config(folder)
+        values = {k: v for k, v in asdict(options).items() if k not in ASIDE} | asdict(config)
+        method, settings, seed = options.method, {key: str(value) for key, value in values.items()}, options.seed
+    return Run(
+        folder=folder,
+        method=method,
+        settings=settings,
+        seed=seed,
+        cells=dict(_read_cells(folder / "scores.csv")),
+        unit=summary.get("unit", "px"),
+        tolerance=summary.get("tolerance"),
+        scored=summary.get("run", {}).get("scored split", ""),
+    )
+
+
+def _read_cells(path: Path) -> Iterator[tuple[Key, Cell]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                tp, fp, fn, tn = (int(row[name]) for name in ("tp", "fp", "fn", "tn"))
+                scores = (math.nan, math.nan, math.nan, float(fp > 0))
+                if tp + fn:
+                    scores = (float(row["dice"]), float(row["hd95"]), float(row["nsd"]), math.nan)
+                yield (
+                    (row["dataset"], row["image"], row["class"]),
+                    Cell(row["patient"], scores, (tp + fn, tp + fp + fn + tn)),
+                )
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a table of scores ({reason}); score the run again with evaluate") from None
+
+
+def by_stem(run: Run) -> dict[tuple[str, str], Key]:
+    """Keys by file name without suffix and class, for masks of other tools; empty where names occur twice."""
+    found = {}
+    for key in run.cells:
+        path = PurePosixPath(key[1])
+        found[path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name, key[2]] = key
+    return found if len(found) == len(run.cells) else {}

@@ -1,0 +1,316 @@
+"""What would spoil a training or its scores: found in the data, before anything is trained.
+
+`inspect` (inspection.py) decodes each file once and costs the time; `judge` looks at what it found, and again at other
+splits of the same rows for a fraction of that; `audit` is both. Leaks are between splits, so hand over the rows after
+`assign_splits` to learn about those of a training: where rows have no split yet, copies are warnings.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..types import UserError
+from .cache import truth
+from .census import census, pixels_of_values, usable, values_of
+from .hashing import near_pairs
+from .inspection import Seen, inspect
+from .labels import MAX_VALUES, LabelMapping, MaskValues, build_mapping
+from .manifest import Row
+
+NAMED = 5  # files that a finding names; the rest are counted
+NEAR_FULL = 0.95  # foreground share from which a mask looks inverted
+STRAY = 0.001  # share of all pixels below which a value of few masks looks like an accident
+LEAKS = frozenset({"copies-across-splits", "near-copies-across-splits", "patients-across-splits"})
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of trouble, in one line, and the way out.
+
+    Attributes:
+        severity: "error" (scores would be wrong, or training would stop) or "warning".
+        code: The kind, e.g. "copies-across-splits"; `LEAKS` names those that make scores too good.
+        what: What was found, with its number.
+        way_out: What to do.
+        files: At most five of those concerned; "a.png (train) = b.png (test)" for pairs.
+        more: How many are not named.
+        rows: All rows concerned, by number; pairs one after the other.
+    """
+
+    severity: Severity
+    code: str
+    what: str
+    way_out: str
+    files: tuple[str, ...] = ()
+    more: int = 0
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Findings, errors first, and the facts of a data set (plain JSON values)."""
+
+    findings: tuple[Finding, ...]
+    facts: dict[str, Any]
+    mapping: LabelMapping | None  # of the masks that are not grey levels; None where it is ambiguous, or there are none
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings of severity "error"."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    @property
+    def leaks(self) -> tuple[Finding, ...]:
+        """Errors by which a split knows another one's images or patients."""
+        return tuple(finding for finding in self.errors if finding.code in LEAKS)
+
+    def to_json(self) -> dict[str, Any]:
+        """Facts and findings as plain values."""
+        return {"facts": self.facts, "findings": [asdict(finding) for finding in self.findings]}
+
+
+def audit(
+    rows: Sequence[Row],
+    *,
+    classes: Sequence[str] | None = None,
+    threshold: int | None = None,
+    root: Path | None = None,
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Audit:
+    """Decode every file of the rows once and judge what is in them.
+
+    Args:
+        rows: Of a manifest, or of a training: then with splits.
+        classes: Class names, background first.
+        threshold: Mask values above it are foreground.
+        root: Folder that named files are relative to.
+        threads: Decoding threads. None: one per core.
+        on_progress: Called with (done, total).
+    """
+    return judge(
+        rows, inspect(rows, threshold=threshold, threads=threads, on_progress=on_progress), classes, threshold, root
+    )
+
+
+def judge(
+    rows: Sequence[Row],
+    seen: Sequence[Seen],
+    classes: Sequence[str] | None = None,
+    threshold: int | None = None,
+    root: Path | None = None,
+) -> Audit:
+    """Findings on rows whose files were inspected, with the same threshold; reads no file."""
+    desk = _Desk(rows, seen, root)
+    mapping, ambiguous = _mapping(desk, classes, threshold)
+    findings = [
+        *desk.broken(),
+        *ambiguous,
+        *desk.patients(),
+        *desk.copies(),
+        *desk.near_copies(),
+        *(desk.masks(mapping) if mapping else ()),
+        *desk.names(),
+    ]
+    findings.sort(key=lambda finding: finding.severity != "error")
+    return Audit(tuple(findings), census(rows, seen, mapping), mapping)
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Rows and what was seen of them, and the questions asked of both."""
+
+    rows: Sequence[Row]
+    seen: Sequence[Seen]
+    root: Path | None
+
+    def name(self, number: int) -> str:
+        path = self.rows[number].image
+        inside = self.root is not None and path.is_relative_to(self.root)
+        return (path.relative_to(self.root) if inside and self.root else path).as_posix()
+
+    def finding(self, severity: Severity, code: str, what: str, way_out: str, numbers: Sequence[int]) -> Finding:
+        files = tuple(self.name(number) for number in numbers[:NAMED])
+        return Finding(severity, code, what, way_out, files, max(0, len(numbers) - NAMED), tuple(numbers))
+
+    def broken(self) -> Iterator[Finding]:
+        """Files that cannot be read, masks that do not fit."""
+        unreadable = [i for i, one in enumerate(self.seen) if one.problems]
+        if unreadable:
+            first = self.seen[unreadable[0]].problems[0]
+            what = f"unreadable images or masks: {len(unreadable)}; the first: {first.partition('; ')[0]}"
+            yield self.finding("error", "unreadable", what, "replace or remove these files", unreadable)
+        unequal = [i for i, one in enumerate(self.seen) if one.size and one.mask_size and one.size != one.mask_size]
+        if unequal:
+            one = self.seen[unequal[0]]
+            image, mask = ("x".join(map(str, reversed(size or ()))) for size in (one.size, one.mask_size))
+            what = f"masks of another size than their image: {len(unequal)}; one has {mask}, its image {image}"
+            way_out = "export the masks at the size of their images, and check that they belong together"
+            yield self.finding("error", "size-mismatch", what, way_out, unequal)
+
+    def patients(self) -> Iterator[Finding]:
+        """Patients, or volumes where patients are unknown, in several splits."""
+        splits: dict[str, dict[str, int]] = defaultdict(dict)
+        for i, row in enumerate(self.rows):
+            group = row.patient or row.volume
+            if group and row.split:
+                splits[group].setdefault(row.split, i)
+        torn = {group: found for group, found in splits.items() if len(found) > 1}
+        if torn:
+            files = tuple(f"{group} ({', '.join(sorted(found))})" for group, found in list(torn.items())[:NAMED])
+            yield Finding(
+                "error",
+                "patients-across-splits",
+                f"patients or volumes in more than one split: {len(torn)}",
+                "keep each in one split, or leave the split column empty and train draws by patient",
+                files,
+                max(0, len(torn) - NAMED),
+                tuple(i for found in torn.values() for i in found.values()),
+            )
+
+    def copies(self) -> Iterator[Finding]:
+        """Images equal in every pixel."""
+        groups: dict[bytes, list[int]] = defaultdict(list)
+        for i, one in enumerate(self.seen):
+            if one.digest:
+                groups[one.digest].append(i)
+        pairs = [
+            pair for group in groups.values() for pair in pairwise(sorted(group, key=lambda i: self.rows[i].split))
+        ]
+        yield from self._pairs("copies", "equal in every pixel", "=", pairs)
+
+    def near_copies(self) -> Iterator[Finding]:
+        """Images that are one picture saved twice, or neighbouring frames."""
+        first = {one.digest: i for i, one in reversed(list(enumerate(self.seen))) if one.picture is not None}
+        numbers = sorted(first.values())  # of equal ones, one
+        if len(numbers) < 2:
+            return
+        pictures = np.stack([picture for i in numbers if (picture := self.seen[i].picture) is not None])
+        known = []
+        for i in numbers:  # frames of a patient are alike, and of no harm while they stay in one split
+            group = self.rows[i].patient or self.rows[i].volume
+            known.append(f"{self.rows[i].split}/{group}" if group else "")
+        pairs = [(numbers[a], numbers[b]) for a, b in near_pairs(pictures, known)]
+        yield from self._pairs("near-copies", "nearly equal", "~", pairs)
+
+    def _pairs(self, code: str, what: str, sign: str, pairs: Sequence[tuple[int, int]]) -> Iterator[Finding]:
+        def leaks(pair: tuple[int, int]) -> bool:
+            one, other = (self.rows[i].split for i in pair)
+            return bool(one and other and one != other)
+
+        across, within = [p for p in pairs if leaks(p)], [p for p in pairs if not leaks(p)]
+        if across:
+            said = f"images of different splits that are {what}: {_count(across)}; scores would be too good"
+            way_out = "remove one of each pair, or give both one patient in the manifest and keep it in one split"
+            yield self._paired("error", f"{code}-across-splits", said, way_out, sign, across)
+        if within:
+            unsplit = any(not self.rows[i].split for p in within for i in p)
+            said = f"images that are {what}: {_count(within)}"
+            way_out = "remove one of each pair" + (
+                ", or give both one patient in a manifest: a drawn split may part them" if unsplit else ""
+            )
+            yield self._paired("warning", code, said, way_out, sign, within)
+
+    def _paired(
+        self, severity: Severity, code: str, what: str, way_out: str, sign: str, pairs: Sequence[tuple[int, int]]
+    ) -> Finding:
+        def shown(i: int) -> str:
+            return self.name(i) + (f" ({self.rows[i].split})" if self.rows[i].split else "")
+
+        files = tuple(f"{shown(a)} {sign} {shown(b)}" for a, b in pairs[:NAMED])
+        rows = tuple(i for pair in pairs for i in pair)
+        return Finding(severity, code, what, way_out, files, max(0, len(pairs) - NAMED), rows)
+
+    def masks(self, mapping: LabelMapping) -> Iterator[Finding]:
+        """Masks without foreground, nearly full ones, values that look like accidents."""
+        background = {value for value, index in zip(mapping.found.values, mapping.indices, strict=True) if index == 0}
+        empty, full = [], []
+        for i, one in enumerate(self.seen):
+            if usable(one):
+                values = values_of(one, mapping.found.packed_rgb)
+                share = 1 - sum(values.get(value, 0) for value in background) / sum(values.values())
+                if share == 0:
+                    empty.append(i)
+                elif share > NEAR_FULL:
+                    full.append(i)
+        if empty:
+            what = f"empty masks: {len(empty)}"
+            way_out = "right where there is nothing to find; an image that nobody annotated needs no mask at all"
+            yield self.finding("warning", "empty-masks", what, way_out, empty)
+        if full:
+            what = f"masks of more than {NEAR_FULL:.0%} foreground: {len(full)}"
+            yield self.finding("warning", "near-full-masks", what, "look whether they are inverted", full)
+        yield from self._strays(mapping.found)
+
+    def _strays(self, found: MaskValues) -> Iterator[Finding]:
+        pixels = pixels_of_values(self.seen, found.packed_rgb)
+        rare = {
+            value
+            for value, count in zip(found.values, found.counts, strict=True)
+            if len(found.values) > 2 and count <= max(1, 0.02 * found.masks) and pixels[value] < STRAY * pixels.total()
+        }
+        if rare and found.masks > 2:
+            holders = [
+                i for i, one in enumerate(self.seen) if usable(one) and rare & values_of(one, found.packed_rgb).keys()
+            ]
+            what = (
+                f"mask values {', '.join(map(found.shown, sorted(rare)))} occur in {len(holders)} masks, in few pixels"
+            )
+            way_out = "correct these masks if that is no class: resized or JPEG masks hold values between the classes"
+            yield self.finding("warning", "stray-values", what, way_out, holders)
+
+    def names(self) -> Iterator[Finding]:
+        """Files that are one on systems that ignore case, or compose accents."""
+        groups: dict[str, list[int]] = defaultdict(list)
+        for i, row in enumerate(self.rows):
+            groups[unicodedata.normalize("NFC", str(row.image.with_suffix(""))).casefold()].append(i)
+        numbers = [i for group in groups.values() if len(group) > 1 for i in group]
+        if numbers:
+            what = f"image names that differ only in case, accents or suffix: {len(numbers)}"
+            way_out = "rename them: on Windows and macOS one replaces the other"
+            yield self.finding("warning", "names-collide", what, way_out, numbers)
+
+
+def _count(pairs: Sequence[tuple[int, int]]) -> str:
+    return f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
+
+
+def _mapping(
+    desk: _Desk, classes: Sequence[str] | None, threshold: int | None
+) -> tuple[LabelMapping | None, list[Finding]]:
+    """What each mask value means, or the finding that nobody can know."""
+    grey = [i for i, one in enumerate(desk.seen) if len(one.values) > MAX_VALUES]
+    held = [i for i, one in enumerate(desk.seen) if usable(one)]
+    way_out = "pass --threshold 127 to make what is above it foreground, or save the masks again as PNG"
+    findings = []
+    if grey:
+        what = f"masks of more than {MAX_VALUES} values, so grey levels or JPEG damage: {len(grey)}"
+        findings.append(desk.finding("error", "ambiguous-masks", what, way_out, grey))
+    if not held:
+        return None, findings
+    packed = any(desk.seen[i].colour for i in held)
+    counts = Counter(value for i in held for value in values_of(desk.seen[i], packed))
+    few = max(1, 0.05 * len(held))
+    rare = [i for i in held if any(counts[value] <= few for value in values_of(desk.seen[i], packed))] or held
+    if len(counts) > MAX_VALUES:
+        what = f"the masks have {len(counts)} different values: grey levels or numbered objects, not classes"
+        return None, [*findings, desk.finding("error", "ambiguous-masks", what, way_out, rare)]
+    paths = [truth(desk.rows[i]) for i in held]
+    jpeg = any(path.suffix.lower() in (".jpg", ".jpeg") for path in paths if path)
+    values = tuple(sorted(counts))
+    found = MaskValues(values, tuple(counts[v] for v in values), len(held), packed, threshold, jpeg)
+    try:
+        return build_mapping(found, classes), findings
+    except UserError as error:
+        what, _, way_out = str(error).partition("; ")
+        return None, [*findings, desk.finding("error", "ambiguous-masks", what, way_out, rare)]

@@ -1,0 +1,101 @@
+"""One look at every file of a data set: each is decoded once, faults are noted, and only little is kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats.images import is_packed, read_image, read_mask
+from ..types import UserError
+from .cache import truth
+from .hashing import thumbnail
+from .labels import MAX_VALUES
+from .manifest import Row
+
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a row's files hold. An unreadable file leaves its fields empty and a line in `problems`."""
+
+    size: Size | None = None
+    digest: bytes = b""  # of the decoded pixels: the same picture as PNG and TIFF has the same one
+    picture: NDArray[np.uint8] | None = None  # the thumbnail, (64, 64)
+    mask_size: Size | None = None
+    values: Mapping[int, int] = field(default_factory=dict)  # raw mask value -> pixels, at most 33 of them
+    colour: bool = False  # values are packed colours
+    problems: tuple[str, ...] = ()
+
+
+def inspect(
+    rows: Sequence[Row],
+    *,
+    threshold: int | None = None,
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Seen]:
+    """Decode each image and mask once, by threads; in the order of the rows.
+
+    Args:
+        rows: What to look at; masks that a label budget hides too.
+        threshold: Mask values become 0 (at most this) and 1 (above).
+        threads: Decoding threads. None: one per core.
+        on_progress: Called with (done, total).
+    """
+    seen = []
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for done, one in enumerate(pool.map(partial(_inspect, threshold=threshold), rows), 1):
+            seen.append(one)
+            if on_progress:
+                on_progress(done, len(rows))
+    return seen
+
+
+def _inspect(row: Row, *, threshold: int | None) -> Seen:
+    problems: list[str] = []
+    known: dict[str, Any] = {}
+    mask = truth(row)
+    for look in (partial(_image, row.image), partial(_mask, mask, threshold) if mask else dict):
+        try:
+            known |= look()
+        except UserError as error:
+            problems.append(str(error))
+    return Seen(**known, problems=tuple(problems))
+
+
+def _image(path: Path) -> dict[str, Any]:
+    image = read_image(path)
+    size = (image.shape[0], image.shape[1])
+    digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return {"size": size, "digest": digest.digest(), "picture": thumbnail(image)}
+
+
+def _mask(path: Path, threshold: int | None) -> dict[str, Any]:
+    raw = read_mask(path)
+    size, colour = (raw.shape[0], raw.shape[1]), is_packed(raw)
+    if raw.dtype == np.uint8:
+        counts = np.bincount(raw.ravel())
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    else:
+        values, counts = np.unique(raw, return_counts=True)
+    if threshold is not None:
+        if colour:
+            values = np.maximum(np.maximum(values >> 16, (values >> 8) & 255), values & 255)
+        above = int(counts[values > threshold].sum())
+        sides = {0: int(counts.sum()) - above, 1: above}
+        return {"mask_size": size, "values": {side: pixels for side, pixels in sides.items() if pixels}}
+    common = np.sort(np.argsort(-counts, kind="stable")[: MAX_VALUES + 1])
+    held = {int(values[i]): int(counts[i]) for i in common}
+    return {"mask_size": size, "values": held, "colour": colour}
