@@ -209,3 +209,9 @@ def test_number(value: object, expected: float) -> None:
 @pytest.mark.parametrize("value", [None, "x", math.nan, -math.inf])
 def test_not_a_number(value: object) -> None:
     assert math.isnan(number(value))
+
+
+def test_the_noisiest_picture_can_be_embedded():
+    """Pillow's optimising JPEG encoder gives up where its buffer, one byte per pixel, is too small."""
+    noise = np.random.default_rng(0).integers(0, 256, (320, 320, 3)).astype(np.uint8)
+    assert data_uri(noise).startswith("data:image/jpeg;base64,")
