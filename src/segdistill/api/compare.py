@@ -143,7 +143,7 @@ def _pair_runs(
     elif len(pairs) < FEW_SEEDS:
         notes.append(
             f"With {len(pairs)} seeds the interval can be too narrow: where training noise outweighs that of images, "
-            "three seeds held the truth in 81 % of simulations, not in 95 %; five in 92 %."
+            "three seeds held the truth in 76 % of simulations, not in 95 %; five in 85 %."
         )
     return pairs, notes
 
