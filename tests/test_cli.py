@@ -186,6 +186,17 @@ def test_changed_data_stop_a_resume(tmp_path, monkeypatch):
     assert main(["train", "--resume", "run"]) == 2
 
 
+def test_a_broken_image_leaves_no_run_behind(tmp_path, capsys):
+    data = make_set(tmp_path / "data", count=9, size=32)
+    whole = (data / "images" / "003.png").read_bytes()
+    (data / "images" / "003.png").write_bytes(whole[:60])
+    words = ["train", str(data), "--out", "run", "--cache", "cache", *FAST]
+    assert main(words) == 2
+    assert "003.png" in capsys.readouterr().err
+    (data / "images" / "003.png").write_bytes(whole)
+    assert main(words) == 0
+
+
 def test_leakage_stops_unless_it_is_allowed(tmp_path, capsys):
     source = make_set(tmp_path / "source", count=9, size=32)
     files = sorted((source / "images").iterdir())
@@ -231,7 +242,7 @@ def bad_inputs(tmp_path, data, run):
         "no masks": (["train", "bare", *FAST], "mask"),
         "grey masks": (["train", "noisy", *FAST], "--threshold 127"),
         "torn image": (["train", "torn", "--cache", "c", *FAST], "003.png"),
-        "mask of another size": (["train", "cropped", "--cache", "c", *FAST], "same size"),
+        "mask of another size": (["train", "cropped", "--cache", "c", *FAST], "another size than their image"),
         "file missing in manifest": (["train", "list.csv"], "not_there.png"),
         "unknown option": ([*train, "--sizee", "64"], "sizee"),
         "unknown method": ([*train, "--method", "sam9"], "supervised"),

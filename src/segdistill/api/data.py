@@ -51,7 +51,10 @@ def prepare_data(data: Path, run: Path, options: TrainOptions) -> None:
 
 
 def audit_rows(rows: Sequence[Row], root: Path, options: TrainOptions) -> Audit:
-    """Check the data as `segdistill check` does; UserError when a split knows another one's images or patients.
+    """Check the data as `segdistill check` does, before anything that a run stands on is written.
+
+    Raises:
+        UserError: Files that cannot be used, or a split that knows another one's images or patients.
 
     Near copies only warn: neighbouring frames and retakes are common in public sets; the report names them.
     """
@@ -64,6 +67,8 @@ def audit_rows(rows: Sequence[Row], root: Path, options: TrainOptions) -> Audit:
             threads=options.threads,
             on_progress=progress,
         )
+    for broken in (finding for finding in result.errors if finding.code in ("unreadable", "size-mismatch")):
+        raise UserError(f"{root}: {broken.what} ({', '.join(broken.files)}); {broken.way_out}")
     leaks = [finding for finding in result.leaks if finding.code != "near-copies-across-splits"]
     if leaks and not options.allow_leakage:
         found = "; ".join(f"{leak.what} ({', '.join(leak.files)})" for leak in leaks)
