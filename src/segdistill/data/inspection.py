@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats.images import is_packed, read_image, read_mask
+from ..formats import read_image, read_mask
+from ..formats.images import is_packed
 from ..types import UserError
 from .cache import truth
 from .hashing import thumbnail

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats.images import is_packed, read_mask
+from ..formats import read_mask
+from ..formats.images import is_packed
 from ..types import UserError
 
 MAX_VALUES = 32  # more are grey levels or instance numbers, not classes

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -23,6 +23,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..types import UserError
+from .guard import reason, require_file
+from .levels import percentile_window, to_levels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})  # compare in lower case
 MAX_PIXELS = 200_000_000
@@ -40,7 +42,7 @@ _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
 )
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_raster(path: Path) -> NDArray[np.uint8]:
     """Decode an image to 8-bit RGB, (H, W, 3), turned upright by its EXIF orientation.
 
     Grey is repeated, alpha dropped (not composited), palette and CMYK converted. Grey of more than 8 bits (integer or
@@ -58,7 +60,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         return np.array(_to_rgb(image))
 
 
-def read_mask(path: Path) -> NDArray[np.integer[Any]]:
+def read_raster_mask(path: Path) -> NDArray[np.integer[Any]]:
     """Decode a mask to its raw values, (H, W), turned upright by its EXIF orientation.
 
     A palette image gives its indices, a grey one its values (uint8, uint16, or int64 for 32 bits and whole floats), a
@@ -66,7 +68,7 @@ def read_mask(path: Path) -> NDArray[np.integer[Any]]:
     int32 is the type of packed colours alone (see `is_packed`). Grey of 2 or 4 bits arrives scaled to 0..255.
 
     Raises:
-        UserError: as `read_image`; also fractional values, and 16 bits per channel in colour (the low byte is lost).
+        UserError: as `read_raster`; also fractional values, and 16 bits per channel in colour (the low byte is lost).
     """
     with _opened(path) as image:
         if ";16" in _raw_mode(image) and not image.mode.startswith("I"):
@@ -86,8 +88,20 @@ def read_mask(path: Path) -> NDArray[np.integer[Any]]:
 
 
 def is_packed(mask: NDArray[np.integer[Any]]) -> bool:
-    """True where `read_mask` packed colours: 0x0000FF is then blue, not the grey value 255."""
+    """True where `read_raster_mask` packed colours: 0x0000FF is then blue, not the grey value 255."""
     return mask.dtype == np.int32
+
+
+def raster_size(path: Path) -> tuple[int, int]:
+    """Height and width as `read_raster` gives them, from the header (a PNG without EXIF before its pixels is decoded).
+
+    Raises:
+        UserError: as `read_raster`, as far as the header tells.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (width, height) if turned else (height, width)
 
 
 def write_labels(path: Path, labels: NDArray[np.uint8], colours: Sequence[tuple[int, int, int]]) -> None:
@@ -130,16 +144,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(f"{path}: cannot be written ({_reason(error)}); check folder, permission, space") from error
+            raise UserError(f"{path}: cannot be written ({reason(error)}); check folder, permission, space") from error
         raise
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile]:
     """The image with its header read and checked; what fails until the end of the block becomes a UserError."""
-    if not path.is_file():  # also keeps us from waiting on a pipe
-        state = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
-        raise UserError(f"{path}: {state}; expected an image file")
+    require_file(path, "an image file")
     try:
         with path.open("rb") as file, _reader(file, path)(file) as image:
             width, height = image.size
@@ -152,24 +164,17 @@ def _opened(path: Path) -> Iterator[ImageFile]:
         raise
     except Exception as error:  # Pillow's readers raise a dozen kinds on damaged files, struct.error to KeyError
         raise UserError(
-            f"{path}: cannot be read ({_reason(error)}); if it opens elsewhere save it as PNG, else copy it again"
+            f"{path}: cannot be read ({reason(error)}); if it opens elsewhere save it as PNG, else copy it again"
         ) from error
 
 
 def _reader(file: IO[bytes], path: Path) -> type[ImageFile]:
     head = file.read(8)
     file.seek(0)
-    if not head:
-        raise UserError(f"{path}: the file is empty (0 bytes); copy it again")
     for signature, reader in _READERS:
         if head.startswith(signature):
             return reader
     raise UserError(f"{path}: its content is no PNG, JPEG, TIFF or BMP image; convert it to PNG")
-
-
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:200] or type(error).__name__
 
 
 def _raw_mode(image: ImageFile) -> str:
@@ -192,17 +197,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_8_bits(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
     low, high = float(values.min()), float(values.max())
-    if not np.isfinite(low + high):
-        raise UserError(f"{path}: has pixels that are not finite numbers; replace them and save it again")
-    scaled: NDArray[np.float64] = values.astype(np.float64)
-    if low < 0 or high > 255 or (values.dtype.kind == "f" and high <= 1):
-        window = np.percentile(scaled, (0.5, 99.5))
-        if window[0] < window[1]:  # else almost all pixels are equal, e.g. a few bright spots on black
-            low, high = float(window[0]), float(window[1])
-        scaled -= low
-        scaled *= 255 / max(high - low, 1e-30)
-    levels: NDArray[np.uint8] = np.rint(scaled.clip(0, 255)).astype(np.uint8)
-    return levels
+    if low >= 0 and high <= 255 and not (values.dtype.kind == "f" and high <= 1):
+        return to_levels(values, 0.0, 255.0)
+    return to_levels(values, *percentile_window(values.astype(np.float64), path))
 
 
 def _whole(values: NDArray[Any], path: Path) -> NDArray[np.int64]:

@@ -1,0 +1,276 @@
+"""DICOM files, single- and multi-frame, to 8-bit images and label values.
+
+Only the elements that pixels and geometry need are read, so that nothing about the patient is decoded, returned or
+quoted in a message. Colour profiles are not applied.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..types import UserError
+from .guard import check_voxels, extra, reading, reason, require_file
+from .levels import percentile_window, to_levels, whole
+
+_SIZE = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "SOPClassUID")
+_PIXELS = (
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+)
+_VALUES = (
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+)
+_PALETTE = tuple(
+    f"{segmented}{colour}PaletteColorLookupTable{part}"
+    for colour in ("Red", "Green", "Blue")
+    for segmented, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+)
+GEOMETRY = (
+    *("PixelSpacing", "SpacingBetweenSlices", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+)
+_FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_WITH_TEXT = {"US", "IVUS", "ES", "SC"}  # modalities whose images often have text in the pixels
+_SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture and its multi-frame variants
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_READ = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+class Header(NamedTuple):
+    """What is known before a pixel is decoded."""
+
+    frames: int
+    rows: int
+    columns: int
+    spacing: tuple[float, ...] | None  # mm: (slices, rows, columns), or (rows, columns), or unknown
+
+
+class Values(NamedTuple):
+    """Pixels after rescale: colour as 8 bits, grey as numbers with what is needed to window them."""
+
+    pixels: NDArray[Any]  # (N, H, W) numbers or (N, H, W, 3) uint8
+    windowed: NDArray[np.uint8] | None  # (N, H, W) by the file's own window, None where it has none
+    inverted: bool  # MONOCHROME1: small is bright
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file has DICOM's mark, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            return path.is_file() and file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read_header(path: Path) -> Header:
+    """Frames, size and spacing, without the pixels.
+
+    Spacing comes from PixelSpacing or the (shared or first frame's) pixel measures; between frames from
+    SpacingBetweenSlices alone, as a slice's thickness is not its distance to the next.
+
+    Raises:
+        UserError: damaged, another kind of file, no image, a segmentation object, too many pixels.
+    """
+    data = read_elements(path, (*_SIZE, *GEOMETRY))
+    return _header(data, path)
+
+
+def read_volume(path: Path) -> NDArray[np.uint8]:
+    """Images (N, H, W), or (N, H, W, 3) for colour, one per frame.
+
+    Grey: modality LUT or rescale, then the file's first VOI LUT or window, else the 0.5..99.5 percentile of the whole
+    file, to 0..255; MONOCHROME1 is inverted. YBR and palettes become RGB; colour of 16 bits keeps its
+    high byte.
+
+    Raises:
+        UserError: as `read_header`; pixels that no installed library decodes.
+    """
+    return to_images([read_values(path)], path)[0]
+
+
+def to_images(files: list[Values], path: Path) -> list[NDArray[np.uint8]]:
+    """8-bit images of each file: by its own window if every one has one, else by one percentile window over all."""
+    if all(one.pixels.ndim == 4 for one in files):
+        return [one.pixels for one in files]
+    if any(one.pixels.ndim == 4 for one in files):
+        raise UserError(f"{path}: colour and grey images in one series; give them separately")
+    own = [one.windowed for one in files if one.windowed is not None]
+    if len(own) < len(files):
+        window = percentile_window(np.concatenate([one.pixels.ravel() for one in files]), path)
+        own = [to_levels(one.pixels, *window) for one in files]
+    return [255 - levels if one.inverted else levels for one, levels in zip(files, own, strict=True)]
+
+
+def read_mask_volume(path: Path) -> NDArray[np.integer[Any]]:
+    """Label values (N, H, W): stored values after rescale, no window, no inversion.
+
+    Raises:
+        UserError: as `read_volume`; colour, fractional values.
+    """
+    pixels = read_values(path).pixels
+    if pixels.ndim == 4:
+        raise UserError(f"{path}: a mask in colour; save class numbers in one grey channel")
+    return whole(pixels, path)
+
+
+def burned_in(path: Path) -> bool:
+    """Whether text may stand in the pixels: BurnedInAnnotation is YES, or absent in a kind of image that often has it.
+
+    These kinds are ultrasound, endoscopy and secondary captures. The attribute is the maker's word, not a look at the
+    pixels.
+    """
+    data = read_elements(path, ("BurnedInAnnotation", "Modality", "SOPClassUID"))
+    said = str(data.get("BurnedInAnnotation") or "").strip().upper()
+    if said in ("YES", "NO"):
+        return said == "YES"
+    return data.get("Modality") in _WITH_TEXT or str(data.get("SOPClassUID", "")).startswith(_SECONDARY)
+
+
+def read_elements(path: Path, names: tuple[str, ...], *, pixels: bool = False) -> Any:
+    """A pydicom Dataset with these elements alone.
+
+    Raises:
+        UserError: damaged, or another kind of file.
+    """
+    pydicom = extra("pydicom", path)
+    require_file(path, "a DICOM file")
+    if not is_dicom(path):
+        raise UserError(f"{path}: its content is not DICOM (no DICM mark); copy it again, or convert it")
+    with reading(path, "DICOM", quote=False):
+        meta = pydicom.filereader.read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == _DEFLATED:  # unpacked as a whole, to any size, before a header is seen
+            raise UserError(f"{path}: a deflated DICOM file; save it without (dcmconv +te)")
+        return pydicom.dcmread(path, specific_tags=list(names), stop_before_pixels=not pixels)
+
+
+def read_values(path: Path) -> Values:
+    """Decode and rescale all frames; see `read_volume`."""
+    read_header(path)  # the limits, before the pixels
+    data = read_elements(path, (*_SIZE, *_PIXELS, *_VALUES, *_PALETTE, *_FRAMES), pixels=True)
+    header = _header(data, path)
+    pixels = _decode(data, path)
+    with reading(path, "DICOM", quote=False):
+        kind = str(data.PhotometricInterpretation)
+        if kind == "PALETTE COLOR":
+            from pydicom.pixels.processing import apply_color_lut
+
+            pixels = apply_color_lut(pixels, data)
+        grey = kind.startswith("MONOCHROME")
+        pixels = pixels.reshape((header.frames, header.rows, header.columns) + (() if grey else (-1,)))
+        if not grey:
+            return Values(_eight_bits(pixels), None, False)
+        return _grey(pixels, data, kind == "MONOCHROME1")
+
+
+def _header(data: Any, path: Path) -> Header:
+    with reading(path, "DICOM", quote=False):
+        if data.get("SOPClassUID") in _SEGMENTATIONS:
+            raise UserError(f"{path}: a DICOM segmentation object, whose frames are no images; convert it to NIfTI")
+        if not data.get("Rows") or not data.get("Columns") or not data.get("PhotometricInterpretation"):
+            raise UserError(f"{path}: a DICOM file without an image; give the files that hold one")
+        frames, rows, columns = int(data.get("NumberOfFrames") or 1), int(data.Rows), int(data.Columns)
+        check_voxels(path, (frames, rows, columns, int(data.get("SamplesPerPixel") or 1)))
+        return Header(frames, rows, columns, _spacing(data, frames))
+
+
+def _spacing(data: Any, frames: int) -> tuple[float, ...] | None:
+    measures = group("PixelMeasuresSequence", data, 0)
+    places = [data] if measures is None else [measures, data]
+    inside = next((list(place.PixelSpacing) for place in places if place.get("PixelSpacing")), [])
+    between = next((abs(float(place.SpacingBetweenSlices)) for place in places if place.get("SpacingBetweenSlices")), 0)
+    if len(inside) != 2 or not all(float(side) > 0 for side in inside):
+        return None
+    rows, columns = float(inside[0]), float(inside[1])
+    return (between, rows, columns) if frames > 1 and between else (rows, columns)
+
+
+def group(name: str, data: Any, frame: int) -> Any | None:
+    """The functional group `name` of a frame, its own or the shared one; None where there is neither."""
+    own, shared = data.get("PerFrameFunctionalGroupsSequence") or [], data.get("SharedFunctionalGroupsSequence") or []
+    for item in (*own[frame : frame + 1], *shared[:1]):
+        if item.get(name):
+            return item[name].value[0]
+    return None
+
+
+def _decode(data: Any, path: Path) -> NDArray[Any]:
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels.utils import pixel_array
+
+    if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(data.dir()):
+        raise UserError(f"{path}: a DICOM file without pixels; copy it again")
+    with reading(path, "DICOM", quote=False):
+        syntax = data.file_meta.TransferSyntaxUID
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:  # e.g. video
+        available = False
+    if not available:
+        raise UserError(
+            f"{path}: its pixels are stored as {reason(ValueError(syntax.name))}, which no installed library decodes; "
+            "pip install segdistill[medical], or decompress it (gdcmconv --raw)"
+        )
+    with reading(path, "DICOM", quote=False):
+        pixels: NDArray[Any] = pixel_array(data)  # YBR comes back as RGB
+    if data.PhotometricInterpretation not in _READ:
+        raise UserError(f"{path}: colours stored in a way that is not read; convert it to RGB or MONOCHROME2")
+    return pixels
+
+
+def _eight_bits(colour: NDArray[Any]) -> NDArray[np.uint8]:
+    rgb = colour[..., :3]
+    return np.ascontiguousarray(rgb if rgb.dtype == np.uint8 else (rgb >> 8), dtype=np.uint8)
+
+
+def _grey(pixels: NDArray[Any], data: Any, inverted: bool) -> Values:
+    from pydicom.pixels.processing import apply_modality_lut
+
+    numbers, levels = [], []
+    for frame, stored in enumerate(pixels):
+        tables = _tables(data, frame)
+        number = apply_modality_lut(stored, tables)
+        levels.append(_windowed(number, tables))
+        numbers.append(number.astype(np.float32) if number.dtype == np.float64 else number)
+    own = [one for one in levels if one is not None]
+    return Values(np.stack(numbers), np.stack(own) if len(own) == len(levels) else None, inverted)
+
+
+def _tables(data: Any, frame: int) -> Any:
+    """The elements that rescale and window a frame: the file's, or those of the frame's functional groups."""
+    groups = [group(name, data, frame) for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence")]
+    if not any(groups):
+        return data
+    tables = copy.copy(data)
+    for one in groups:
+        tables.update(one or {})
+    return tables
+
+
+def _windowed(values: NDArray[Any], tables: Any) -> NDArray[np.uint8] | None:
+    """By the first VOI LUT, else the first window; None where there is neither (a width below 1 is none)."""
+    from pydicom.pixels.processing import apply_voi, apply_windowing
+
+    if tables.get("VOILUTSequence"):
+        apply, values = apply_voi, np.rint(values).astype(np.int64)
+    elif _has_window(tables):
+        apply = apply_windowing
+    else:
+        return None
+    with np.errstate(over="ignore"):  # a sigmoid far outside its window
+        ends = apply(np.array([-(2**40), 2**40]), tables)  # black and white: what lies below and above the window
+        return to_levels(apply(values, tables), float(ends.min()), float(ends.max()))
+
+
+def _has_window(tables: Any) -> bool:
+    centre, width = tables.get("WindowCenter"), tables.get("WindowWidth")
+    first = width[0] if isinstance(width, Sequence) and width else width
+    exact = str(tables.get("VOILUTFunction") or "LINEAR").upper() != "LINEAR"
+    return centre is not None and first is not None and (float(first) > 0 if exact else float(first) >= 1)
