@@ -18,7 +18,7 @@ from ..types import UserError
 from .guard import check_voxels, extra, reading, reason, require_file
 from .levels import percentile_window, to_levels, whole
 
-_SIZE = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "SOPClassUID")
+SIZE = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "SOPClassUID")
 _PIXELS = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
@@ -79,8 +79,8 @@ def read_header(path: Path) -> Header:
     Raises:
         UserError: damaged, another kind of file, no image, a segmentation object, too many pixels.
     """
-    data = read_elements(path, (*_SIZE, *GEOMETRY))
-    return _header(data, path)
+    data = read_elements(path, (*SIZE, *GEOMETRY))
+    return header_of(data, path)
 
 
 def read_volume(path: Path) -> NDArray[np.uint8]:
@@ -154,8 +154,8 @@ def read_elements(path: Path, names: tuple[str, ...], *, pixels: bool = False) -
 def read_values(path: Path) -> Values:
     """Decode and rescale all frames; see `read_volume`."""
     read_header(path)  # the limits, before the pixels
-    data = read_elements(path, (*_SIZE, *_PIXELS, *_VALUES, *_PALETTE, *_FRAMES), pixels=True)
-    header = _header(data, path)
+    data = read_elements(path, (*SIZE, *_PIXELS, *_VALUES, *_PALETTE, *_FRAMES), pixels=True)
+    header = header_of(data, path)
     pixels = _decode(data, path)
     with reading(path, "DICOM", quote=False):
         kind = str(data.PhotometricInterpretation)
@@ -170,7 +170,8 @@ def read_values(path: Path) -> Values:
         return _grey(pixels, data, kind == "MONOCHROME1")
 
 
-def _header(data: Any, path: Path) -> Header:
+def header_of(data: Any, path: Path) -> Header:
+    """`read_header` of elements already read."""
     with reading(path, "DICOM", quote=False):
         if data.get("SOPClassUID") in _SEGMENTATIONS:
             raise UserError(f"{path}: a DICOM segmentation object, whose frames are no images; convert it to NIfTI")
