@@ -64,8 +64,10 @@ class Values(NamedTuple):
 def is_dicom(path: Path) -> bool:
     """Whether the file has DICOM's mark, whatever its name."""
     try:
+        if not path.is_file():  # a pipe would keep us waiting
+            return False
         with path.open("rb") as file:
-            return path.is_file() and file.read(132)[128:] == b"DICM"
+            return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
 
