@@ -20,7 +20,7 @@ from torch.optim import AdamW
 
 from segdistill.data.batches import Dataset, TrainingBatches
 from segdistill.data.cache import Cache
-from segdistill.data.manifest import Row
+from segdistill.data.rows import Row
 from segdistill.engine.logging import RunLog
 from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer

@@ -29,3 +29,20 @@ def make_set(
         if i < count - unlabelled:
             Image.fromarray(labels * (255 if classes == 2 else 1)).save(folder / "masks" / f"{i:03d}.png")
     return folder
+
+
+def make_volumes(folder: Path, count: int = 8, seed: int = 0) -> Path:
+    """images/ + labels/ of NIfTI volumes: a bright ball in 2 x 1.5 x 4 mm voxels, 20 x 24 x 7 of them, turned oddly."""
+    import nibabel as nib
+
+    rng = np.random.default_rng(seed)
+    affine = np.array([[0, 1.5, 0, -10], [0, 0, -4.0, 30], [-2.0, 0, 0, 5], [0, 0, 0, 1]])  # axes I, R, P
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    grid = np.stack(np.mgrid[:20, :24, :7], -1) * (2, 1.5, 4)
+    for i in range(count):
+        labels = (((grid - rng.uniform((16, 14, 10), (24, 20, 16))) ** 2).sum(-1) < 9**2).astype(np.uint8)
+        image = (rng.normal(300, 40, labels.shape) + 900.0 * labels).astype(np.int16)
+        for kind, data in (("images", image), ("labels", labels)):
+            nib.save(nib.Nifti1Image(data, affine), folder / kind / f"Kopf ä {i}.nii.gz")
+    return folder

@@ -10,7 +10,7 @@ from torch.optim import SGD, AdamW
 
 from segdistill.data.batches import Dataset, TrainingBatches
 from segdistill.data.cache import Cache
-from segdistill.data.manifest import Row
+from segdistill.data.rows import Row
 from segdistill.losses.segmentation import dice_cross_entropy
 from segdistill.models.freeze import freeze
 from segdistill.transforms.presets import weak_strong

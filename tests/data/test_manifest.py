@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from segdistill.data.manifest import Manifest, Row, load_manifest
+from segdistill.data.manifest import load_manifest
+from segdistill.data.rows import Manifest, Row
 from segdistill.types import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdistill.data.manifest import Manifest, Row
+from segdistill.data.rows import Manifest, Row
 from segdistill.data.splits import apply_budget, assign_splits, load_splits, save_splits
 from segdistill.types import UserError
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from segdistill.deploy import predict as module
-from segdistill.deploy.predict import predict_files
+from segdistill.deploy.predict import Extras, predict_files
 from segdistill.deploy.predictor import Prediction, open_predictor
 from segdistill.types import UserError
 
@@ -35,7 +35,7 @@ def test_masks_areas_probabilities_and_overlays(folder, images, tmp_path):
     predictor, seen = open_predictor(folder), []
     out = tmp_path / "out"
     summary = predict_files(
-        predictor, [images], out, probabilities=True, overlays=True, on_progress=lambda *step: seen.append(step)
+        predictor, [images], out, Extras(probabilities=True, overlays=True), on_progress=lambda *step: seen.append(step)
     )
     assert summary == (3, 0, [])
     assert [(done, total) for done, total, _ in seen] == [(1, 3), (2, 3), (3, 3)]
@@ -69,25 +69,25 @@ def test_a_second_run_skips_what_is_there_and_keeps_the_table(folder, images, tm
     (out / "areas.csv").unlink()
     assert predict_files(predictor, [images], out) == (1, 2, [])
     assert files(out) == first
-    assert predict_files(predictor, [images], out, overlays=True) == (3, 0, [])  # an asked-for file was missing
+    assert predict_files(predictor, [images], out, Extras(overlays=True)) == (3, 0, [])  # an asked-for file was missing
     assert predict_files(predictor, [images], out, overwrite=True) == (3, 0, [])
     monkeypatch.setattr(predictor, "predict", None)
-    assert predict_files(predictor, [images], out, overlays=True) == (0, 3, [])
+    assert predict_files(predictor, [images], out, Extras(overlays=True)) == (0, 3, [])
 
 
 def test_an_interrupted_run_leaves_whole_files_and_resumes(folder, images, tmp_path, monkeypatch):
     predictor, out = open_predictor(folder), tmp_path / "out"
     predict_files(predictor, [images], tmp_path / "reference")
-    write = module.write_labels
+    write = module.write_slices
 
-    def interrupted(path, labels, colours):
+    def interrupted(path, *result):
         if path.name == "b.png":
             raise KeyboardInterrupt
-        write(path, labels, colours)
+        write(path, *result)
 
-    monkeypatch.setattr(module, "write_labels", interrupted)
+    monkeypatch.setattr(module, "write_slices", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        predict_files(predictor, [images], out, probabilities=True)
+        predict_files(predictor, [images], out, Extras(probabilities=True))
     monkeypatch.undo()
     assert set(files(out)) == {"a.png", "a_prob.npz", "b_prob.npz"}
     assert predict_files(predictor, [images], out) == (2, 1, [])
@@ -111,7 +111,7 @@ def test_broken_images_are_reported_and_the_others_predicted(folder, images, tmp
 def test_output_inside_the_input_is_not_predicted_again(folder, images):
     predictor = open_predictor(folder)
     for expected in ((3, 0, []), (0, 3, []), (0, 3, [])):
-        assert predict_files(predictor, [images], images / "pred", overlays=True) == expected
+        assert predict_files(predictor, [images], images / "pred", Extras(overlays=True)) == expected
     assert set(files(images / "pred")) == {f"{s}{e}" for s in ("a", "b", "sub/a") for e in (".png", "_overlay.png")} | {
         "areas.csv"
     }
@@ -156,7 +156,7 @@ def test_tiles_are_predicted_at_the_original_resolution(folder, images, tmp_path
         return predict(image)
 
     monkeypatch.setattr(predictor, "predict", watched)
-    assert predict_files(predictor, [images / "b.png"], tmp_path / "out", tile=True) == (1, 0, [])
+    assert predict_files(predictor, [images / "b.png"], tmp_path / "out", Extras(tile=True)) == (1, 0, [])
     assert set(shapes) == {(32, 48, 3)}
     assert len(shapes) > 1
     assert Image.open(tmp_path / "out" / "b.png").size == (33, 70)

@@ -44,11 +44,11 @@ def test_predicting_from_onnx_imports_no_torch(onnx_file, image, tmp_path):
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from segdistill.deploy.predictor import open_predictor\n"
-        "from segdistill.deploy.predict import predict_files\n"
+        "from segdistill.deploy.predict import Extras, predict_files\n"
         "predictor = open_predictor(Path(sys.argv[2]))\n"
         "inputs, out = [sys.argv[3]], Path(sys.argv[4])\n"
         "for tile in (False, True):\n"
-        "    s = predict_files(predictor, inputs, out, probabilities=True, overlays=True, tile=tile, overwrite=True)\n"
+        "    s = predict_files(predictor, inputs, out, Extras(True, True, tile), overwrite=True)\n"
         "    assert s.written == 1, s\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )

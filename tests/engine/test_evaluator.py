@@ -7,9 +7,10 @@ import pytest
 import torch
 from helpers import disk
 
-from segdistill.data.manifest import Row
+from segdistill.data.rows import Row
 from segdistill.engine.evaluator import Case, evaluate_cases, extremes, write_scores
 from segdistill.engine.validation import dice_table
+from segdistill.metrics.calibration import Calibration
 from segdistill.metrics.scores import score_image
 from segdistill.types import UserError
 
@@ -40,7 +41,9 @@ def test_the_table_and_its_summary():
 def test_calibration_needs_probabilities():
     reference = disk((40, 40), (20, 14), 8)
     sure = np.stack([1 - reference, reference]).astype(np.float32)
-    made = [case("a", reference, reference, probabilities=sure, seconds=0.25)]
+    calibration = Calibration()
+    calibration.update(sure, reference)
+    made = [case("a", reference, reference, calibration=calibration, seconds=(0.25,))]
     summary = evaluate_cases(made, classes=CLASSES, dataset="d").summary
     assert summary["ece"] == pytest.approx(0)
     assert summary["ms_per_image"] == 250

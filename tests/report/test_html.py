@@ -82,6 +82,7 @@ def summary(**classes: float | None) -> dict[str, Any]:
         "images": 8,
         "groups": 4,
         "grouped_by": "patient",
+        "kind": "image",
         "unit": "mm",
         "tolerance": 2.0,
         "note": "Small set: careful.",

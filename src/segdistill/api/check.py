@@ -15,7 +15,7 @@ from .terminal import bar, console
 
 if TYPE_CHECKING:
     from ..data.audit import Audit
-    from ..data.manifest import Row
+    from ..data.rows import Row
 
 TILE, TILES, COLUMNS = 160, 30, 6  # of the thumbnail sheet: pixels, pictures, pictures in a line
 

@@ -12,14 +12,17 @@ from ..data.audit import Audit, audit
 from ..data.batches import Dataset
 from ..data.cache import open_cache, truth
 from ..data.labels import LabelMapping, build_mapping, scan_values
-from ..data.manifest import Row, load_manifest
+from ..data.manifest import load_manifest
+from ..data.rows import Row
 from ..data.splits import apply_budget, assign_splits, load_splits, save_splits
+from ..data.volumes import read_neighbours, with_neighbours
 from ..types import UserError
 from .options import TrainOptions, parse_classes, parse_size
 from .runs import read_json, write_json
 from .terminal import bar, console
 
 SPLITS = ("train", "val", "test")
+_UNUSABLE = ("unreadable", "size-mismatch", "broken-volume")
 
 
 def read_mapping(rows: Sequence[Row], options: TrainOptions) -> LabelMapping:
@@ -43,11 +46,20 @@ def prepare_data(data: Path, run: Path, options: TrainOptions) -> None:
     mapping = read_mapping(rows, options)
     if not any(row.split == "train" and row.mask for row in rows):
         raise UserError(f"{data}: no labelled training image; give masks for some images of the training split")
+    if options.neighbours:
+        _check_neighbours(rows)
     findings = audit_rows(rows, manifest.root, options)
     write_json(run / "data" / "check.json", findings.to_json())
     save_splits(run / "data" / "splits.csv", rows, root=manifest.root)
     write_json(run / "data" / "mapping.json", mapping.to_json())
     write_json(run / "data" / "data.json", {"name": manifest.name, "root": str(manifest.root.resolve())})
+
+
+def _check_neighbours(rows: Sequence[Row]) -> None:
+    """Before anything is written: every row lies in a volume without gaps, and the first slice of each is grey."""
+    around = with_neighbours(rows)
+    for row in {row.volume: row for row in rows}.values():
+        read_neighbours(around[row.image])
 
 
 def audit_rows(rows: Sequence[Row], root: Path, options: TrainOptions) -> Audit:
@@ -67,7 +79,7 @@ def audit_rows(rows: Sequence[Row], root: Path, options: TrainOptions) -> Audit:
             threads=options.threads,
             on_progress=progress,
         )
-    for broken in (finding for finding in result.errors if finding.code in ("unreadable", "size-mismatch")):
+    for broken in (finding for finding in result.errors if finding.code in _UNUSABLE):
         raise UserError(f"{root}: {broken.what} ({', '.join(broken.files)}); {broken.way_out}")
     leaks = [finding for finding in result.leaks if finding.code != "near-copies-across-splits"]
     if leaks and not options.allow_leakage:
@@ -87,6 +99,7 @@ def load_data(run: Path, options: TrainOptions) -> tuple[Dataset, LabelMapping, 
             mapping,
             size=parse_size(options.size),
             fit=options.fit,
+            neighbours=options.neighbours,
             folder=options.cache or user_cache_path("segdistill", appauthor=False),
             threads=options.threads,
             on_progress=progress,

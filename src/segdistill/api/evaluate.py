@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from ..data.labels import LabelMapping, build_mapping, scan_values
-from ..data.manifest import Row, load_manifest
+from ..data.manifest import load_manifest
+from ..data.rows import Row
+from ..data.volumes import expand
 from ..deploy.predictor import open_predictor
-from ..engine.evaluator import Case, Evaluation, display_name, evaluate_cases, predicted_cases, write_scores
-from ..formats import IMAGE_SUFFIXES, read_mask
+from ..engine.evaluator import Evaluation, Part, cases_of, evaluate_cases, predicted_cases, write_scores
+from ..formats import IMAGE_SUFFIXES, is_volume, read_mask, split_address, stem_of
 from ..report.html import ReportData, write_report
 from ..types import UserError
 from .options import parse_classes
@@ -42,7 +44,7 @@ def evaluate(
         split: Split to score; "auto" is the test split where there is one, else all images.
         classes: Class names of predicted masks, background first, separated by commas.
         threshold: Mask values above it are foreground.
-        tolerance: Distance in pixels up to which a boundary counts as met (NSD).
+        tolerance: Distance up to which a boundary counts as met (NSD); in mm where the spacing is known, else pixels.
         device: Where a student runs: cpu or cuda.
         threads: CPU threads.
 
@@ -104,7 +106,7 @@ def _evaluate_student(
         log=[],
         summary=evaluation.summary,
         scores=evaluation.scores,
-        examples=list(examples(evaluation, predictor, mapping)),
+        examples=list(examples(evaluation, predictor, mapping, rows)),
         student=student_facts(student, predictor, evaluation.summary),
         warnings=[],
         scored=_resolved(manifest.rows, split),
@@ -116,38 +118,43 @@ def _evaluate_masks(
     predicted: Path, data: Path, split: Split, classes: list[str] | None, threshold: int | None, tolerance: float
 ) -> Evaluation:
     """Masks against masks, matched by their path below the folder without suffix."""
-    references = _references(data, split)
-    found = {_key(path, predicted): path for path in _masks_below(predicted)}
-    missing = sorted(references.keys() - found.keys())
+    rows, names, root = _references(data, split)
+    found = {_name(path, predicted): path for path in _masks_below(predicted)}
+    missing = sorted(set(names.values()) - found.keys())
     if missing:
         listed = ", ".join(missing[:3])
         raise UserError(
-            f"{predicted}: no mask for {len(missing)} of {len(references)} references ({listed}); "
+            f"{predicted}: no mask for {len(missing)} of {len(set(names.values()))} references ({listed}); "
             "each needs a mask of the same name"
         )
-    pairs = [(name, found[name], row) for name, row in sorted(references.items())]
-    truth = _mapping([row.mask for row in references.values() if row.mask], classes, threshold)
-    guess = _mapping([path for _, path, _ in pairs], truth.classes, threshold)
+    truth = _mapping([row.mask for row in rows if row.mask], classes, threshold)
+    guessed = {row.image: _like(found[names[row.image]], row) for row in rows}
+    guess = _mapping([guessed[row.image] for row in rows], truth.classes, threshold)
 
-    def cases() -> Iterator[Case]:
-        for name, path, row in pairs:
-            if row.mask:
-                yield Case(name, row, guess.apply(read_mask(path)), truth.apply(read_mask(row.mask)))
+    def look(row: Row) -> Part:
+        assert row.mask
+        return Part(guess.apply(read_mask(guessed[row.image])), truth.apply(read_mask(row.mask)))
 
-    return evaluate_cases(cases(), classes=truth.classes, dataset=data.name, tolerance=tolerance)
+    return evaluate_cases(cases_of(rows, look, root), classes=truth.classes, dataset=data.name, tolerance=tolerance)
 
 
-def _references(data: Path, split: Split) -> dict[str, Row]:
-    """Reference rows by name: of a data set, or one per file of a plain folder of masks."""
+def _references(data: Path, split: Split) -> tuple[list[Row], dict[Path, str], Path]:
+    """Labelled rows, the name of each one's file, and their folder; of a data set, or of a plain folder of masks."""
     try:
         manifest = load_manifest(data)
     except UserError:
-        plain = {_key(path, data): Row(path, path) for path in _masks_below(data)} if data.is_dir() else {}
+        plain = expand([Row(path, path) for path in _masks_below(data)], data) if data.is_dir() else []
         if not plain:
             raise
-        return plain
+        return plain, {row.image: _name(split_address(row.image)[0], data) for row in plain}, data
     rows = _rows_of(manifest.rows, split, data)
-    return {Path(display_name(row, manifest.root)).stem: row for row in rows}
+    return rows, {row.image: stem_of(Path(split_address(row.image)[0].name)) for row in rows}, manifest.root
+
+
+def _like(found: Path, row: Row) -> Path:
+    """The predicted mask of a row: of a slice in a file of many, the same slice of the predicted file."""
+    slice = split_address(row.image)[1]
+    return found.with_name(f"{found.name}#{slice}") if slice is not None and is_volume(found) else found
 
 
 def _rows_of(rows: Sequence[Row], split: Split, data: Path) -> list[Row]:
@@ -174,9 +181,10 @@ def _mapping(masks: list[Path], classes: Sequence[str] | None, threshold: int | 
 
 def _masks_below(folder: Path) -> list[Path]:
     outputs = ("_overlay",)  # what predict writes beside its masks
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    return sorted(path for path in files if not path.name.startswith(".") and not path.stem.endswith(outputs))
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    masks = (path for path in files if is_volume(path) or path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in masks if not stem_of(path).endswith(outputs))
 
 
-def _key(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_name(stem_of(path)).as_posix()

@@ -19,12 +19,13 @@ class TrainOptions(Settings):
         method: Name of the method; its own settings are the group of that name.
         size: Training size, "128" or "128x192" (height x width).
         fit: "squash" images to that size, or "pad" them to its shape first.
+        neighbours: 1: the three channels are the slices below, at and above; for volumes in grey.
         classes: Class names, background first, separated by commas.
         threshold: Mask values above it are foreground; for JPEG or grey-level masks.
         labelled: Label budget of the training split: "10%", "60" images or "7patients". None: all masks.
         val: Share (or number of images) for validation where the data have no split.
         test: Share (or number of images) for testing where the data have no split.
-        tolerance: Distance in pixels up to which a boundary counts as met (NSD).
+        tolerance: Distance up to which a boundary counts as met (NSD); in mm where the spacing is known, else pixels.
         allow_leakage: Train although the test or validation split shares images or patients with training.
         postprocess: "none", or "largest": keep the largest component of each class.
         licence: One line that travels with the student.
@@ -35,6 +36,7 @@ class TrainOptions(Settings):
     method: str = "supervised"
     size: int | str = 256
     fit: Literal["squash", "pad"] = "squash"
+    neighbours: Literal[0, 1] = 0
     classes: str | None = None
     threshold: int | None = None
     labelled: int | str | None = None
@@ -67,7 +69,7 @@ def check_options(options: TrainOptions) -> None:
     parse_size(options.size)
     for name, hint in get_type_hints(TrainOptions).items():
         if get_origin(hint) is Literal and getattr(options, name) not in get_args(hint):
-            raise UserError(f"--{name} {getattr(options, name)}: choose {' or '.join(get_args(hint))}")
+            raise UserError(f"--{name} {getattr(options, name)}: choose {' or '.join(map(str, get_args(hint)))}")
     for name in ("iterations", "validate_every", "patience", "accumulate", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..data.labels import LabelMapping, colours
-from ..data.manifest import Row
+from ..data.rows import Row
+from ..data.volumes import read_neighbours, with_neighbours
 from ..deploy.predictor import Predictor, TorchPredictor, open_predictor
 from ..engine.evaluator import Evaluation, extremes
 from ..formats import read_image, read_mask
 from ..report.html import Example, ReportData, write_report
-from .data import split_table
+from .data import scored_rows, split_table
 from .runs import read_config, read_json
 
 
@@ -52,7 +53,7 @@ def training_report(
         log=list(_log(run / "log.jsonl")),
         summary=evaluation.summary,
         scores=evaluation.scores,
-        examples=list(examples(evaluation, predictor, mapping)),
+        examples=list(examples(evaluation, predictor, mapping, scored_rows(rows)[1])),
         student=student_facts(run / "student", predictor, evaluation.summary),
         warnings=warnings,
         scored=outcome["scored split"],
@@ -60,15 +61,20 @@ def training_report(
     write_report(run / "report.html", report)
 
 
-def examples(evaluation: Evaluation, predictor: Predictor, mapping: LabelMapping) -> Iterator[Example]:
-    """Worst, median and best images with both masks, predicted once more."""
+def examples(
+    evaluation: Evaluation, predictor: Predictor, mapping: LabelMapping, rows: Sequence[Row]
+) -> Iterator[Example]:
+    """Worst, median and best images (a slice of each such volume) with both masks, predicted once more."""
+    around = with_neighbours(rows) if predictor.card.neighbours else {}
     for kind, name, dice in extremes(evaluation):
         row = evaluation.names[name]
         if row.mask is None:
             continue
         image = read_image(row.image)
+        seen = read_neighbours(around[row.image]) if around else image
         reference = mapping.apply(read_mask(row.mask))
-        yield Example(name, kind, f"Dice {dice:.3f}", image, reference, predictor.predict(image).labels)
+        caption = f"Dice {dice:.3f}" + (f" of the volume; slice {row.slice}" if row.volume else "")
+        yield Example(name, kind, caption, image, reference, predictor.predict(seen).labels)
 
 
 def student_facts(path: Path, predictor: Predictor, summary: dict[str, Any]) -> dict[str, str]:

@@ -33,8 +33,8 @@ def show_scores(title: str, summary: Mapping[str, Any]) -> None:
         unit = f" ({summary['unit']})" if name in ("hd95", "assd") else ""
         table.add_row(f"{name}{unit}", *(interval(block[name]) for block in blocks.values()))
     console.print(table)
-    counts = f"{summary['images']} images, 95 % intervals over {summary['groups']} {summary['grouped_by']}s. "
-    console.print(counts + summary.get("note", ""))
+    over = f"95 % intervals over {summary['groups']} {summary['grouped_by']}s."
+    console.print(f"{summary['images']} {summary['kind']}s, {over} {summary.get('note', '')}")
 
 
 def interval(statistic: Mapping[str, Any]) -> str:

@@ -158,6 +158,7 @@ def _card(data: Dataset, options: TrainOptions, student: torch.nn.Module, data_h
         licence=options.licence,
         fit=options.fit,
         modalities=data.modalities,
+        neighbours=options.neighbours,
         postprocess=options.postprocess,
         data_hash=data_hash,
         versions=versions(),

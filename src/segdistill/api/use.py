@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..deploy.export import ExportCheck, export_onnx
 from ..deploy.inputs import find_images
-from ..deploy.predict import PredictSummary, predict_files
+from ..deploy.predict import Extras, PredictSummary, predict_files
 from ..deploy.predictor import open_predictor
 from .terminal import bar, console
 
@@ -24,19 +24,22 @@ def predict(
     probabilities: bool = False,
     overlays: bool = False,
     tile: bool = False,
+    dicom_seg: bool = False,
     overwrite: bool = False,
     device: str = "cpu",
     threads: int | None = None,
 ) -> PredictSummary:
-    """Predict masks at the size of each image; a broken file is reported and skipped.
+    """Predict masks at the size of each image or volume; a broken file is reported and skipped.
 
     Args:
         student: A student's folder, a run's folder, or an .onnx file.
         images: Files, folders (searched with subfolders) and patterns.
-        out: Folder for NAME.png (class indices, coloured by a palette) and areas.csv.
-        probabilities: Also write NAME_prob.npz, float16 (classes, H, W).
-        overlays: Also write NAME_overlay.png.
+        out: Folder for the masks and areas.csv. NAME.png holds class indices, coloured by a palette; a NIfTI volume or
+            DICOM series becomes NAME.nii.gz in its own geometry, an HDF5 volume NAME.h5.
+        probabilities: Also write NAME_prob.npz, float16 (classes, H, W) or (classes, slices, H, W).
+        overlays: Also write NAME_overlay.png, of a volume up to 25 of its slices.
         tile: Predict in tiles at the original resolution, for images much larger than the input.
+        dicom_seg: Write DICOM-SEG for DICOM images; they stay part of the patient's record.
         overwrite: Predict again what is there already.
         device: cpu or cuda.
         threads: CPU threads.
@@ -50,9 +53,7 @@ def predict(
             predictor,
             images,
             Path(out),
-            probabilities=probabilities,
-            overlays=overlays,
-            tile=tile,
+            Extras(probabilities, overlays, tile, dicom_seg),
             overwrite=overwrite,
             on_progress=lambda done, total, image: progress(done, total),
         )

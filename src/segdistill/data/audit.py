@@ -17,13 +17,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..formats import split_address, stem_of
 from ..types import UserError
 from .cache import truth
 from .census import census, pixels_of_values, usable, values_of
 from .hashing import near_pairs
 from .inspection import Seen, inspect
 from .labels import MAX_VALUES, LabelMapping, MaskValues, build_mapping
-from .manifest import Row
+from .rows import Row
+from .volumes import volumes
 
 NAMED = 5  # files that a finding names; the rest are counted
 NEAR_FULL = 0.95  # foreground share from which a mask looks inverted
@@ -116,6 +118,7 @@ def judge(
     findings = [
         *desk.broken(),
         *ambiguous,
+        *desk.volumes(),
         *desk.patients(),
         *desk.copies(),
         *desk.near_copies(),
@@ -157,6 +160,22 @@ class _Desk:
             what = f"masks of another size than their image: {len(unequal)}; one has {mask}, its image {image}"
             way_out = "export the masks at the size of their images, and check that they belong together"
             yield self.finding("error", "size-mismatch", what, way_out, unequal)
+
+    def volumes(self) -> Iterator[Finding]:
+        """Volumes that cannot be scored as volumes: slices missing, doubled, or of several sizes."""
+        groups: dict[str, list[int]] = defaultdict(list)
+        for i, row in enumerate(self.rows):
+            if row.volume and row.split != "train":
+                groups[row.volume].append(i)
+        for name, numbers in groups.items():
+            try:
+                volumes([self.rows[i] for i in numbers])
+            except UserError as error:
+                what, _, way_out = str(error).partition("; ")
+                yield self.finding("error", "broken-volume", what, way_out, numbers)
+            if len({size for i in numbers if (size := self.seen[i].size)}) > 1:
+                what = f"volume {name}: its slices differ in size"
+                yield self.finding("error", "broken-volume", what, "mend the column volume", numbers)
 
     def patients(self) -> Iterator[Finding]:
         """Patients, or volumes where patients are unknown, in several splits."""
@@ -273,7 +292,9 @@ class _Desk:
         """Files that are one on systems that ignore case, or compose accents."""
         groups: dict[str, list[int]] = defaultdict(list)
         for i, row in enumerate(self.rows):
-            groups[unicodedata.normalize("NFC", str(row.image.with_suffix(""))).casefold()].append(i)
+            file, slice = split_address(row.image)
+            name = f"{file.with_name(stem_of(file))}#{slice}"
+            groups[unicodedata.normalize("NFC", name).casefold()].append(i)
         numbers = [i for group in groups.values() if len(group) > 1 for i in group]
         if numbers:
             what = f"image names that differ only in case, accents or suffix: {len(numbers)}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..types import Batch
 from .cache import Cache
-from .manifest import Row
+from .rows import Row
 from .sampler import batch_rows
 
 

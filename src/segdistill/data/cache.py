@@ -14,18 +14,20 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import read_image, read_mask, resize_image, resize_labels
+from ..formats import read_image, read_mask, resize_image, resize_labels, split_address
 from ..types import UserError
 from .labels import LabelMapping
-from .manifest import Row
+from .rows import Row
+from .volumes import read_neighbours, with_neighbours
 
-VERSION = 1  # of the layout and of everything that decides a pixel
+VERSION = 2  # of the layout and of everything that decides a pixel
 ROWS_VERIFIED = 1000  # rows whose CRC is checked when a cache is opened
 
 
@@ -45,6 +47,7 @@ class _Plan(NamedTuple):
     mapping: LabelMapping
     size: tuple[int, int]
     fit: str
+    neighbours: int
 
 
 def open_cache(
@@ -54,6 +57,7 @@ def open_cache(
     size: tuple[int, int],
     fit: str,
     folder: Path,
+    neighbours: int = 0,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Cache:
@@ -67,13 +71,14 @@ def open_cache(
         size: (H, W) of the result.
         fit: "squash" or "pad".
         folder: Where caches live.
+        neighbours: 1: the channels are the slices below, at and above a row in its volume.
         threads: Decoding threads.
         on_progress: Called with (done, total).
 
     Raises:
         UserError: A file cannot be read, or the disk is full.
     """
-    plan = _Plan(rows, mapping, size, fit)
+    plan = _Plan(rows, mapping, size, fit, neighbours)
     target = folder / _key(plan)
     cache = _read(target, len(rows), size)
     if cache is None:
@@ -104,11 +109,11 @@ def read_labels(path: Path, mapping: LabelMapping, shape: tuple[int, ...]) -> ND
 
 
 def _key(plan: _Plan) -> str:
-    decided = [VERSION, plan.mapping.to_json(), plan.size, plan.fit]
+    decided = [VERSION, plan.mapping.to_json(), plan.size, plan.fit, plan.neighbours]
     digest = hashlib.blake2b(json.dumps(decided).encode(), digest_size=12)
     for row in plan.rows:
         for path in (row.image, truth(row)):
-            stat = path.stat() if path else None
+            stat = split_address(path)[0].stat() if path else None
             digest.update(repr((str(path), stat and (stat.st_size, stat.st_mtime_ns))).encode())
     return digest.hexdigest()
 
@@ -160,7 +165,8 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 def _write(folder: Path, plan: _Plan, threads: int | None, on_progress: Callable[[int, int], None] | None) -> None:
-    rows, mapping, size, fit = plan
+    rows, mapping, size, fit, neighbours = plan
+    around = with_neighbours(rows) if neighbours else {}
     create = np.lib.format.open_memmap
     images = create(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *size, 3))
     masks = create(folder / "masks.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *size))
@@ -168,12 +174,12 @@ def _write(folder: Path, plan: _Plan, threads: int | None, on_progress: Callable
     digest = hashlib.blake2b(digest_size=16)
 
     def decode(number: int) -> bytes:
-        row, content = rows[number], hashlib.blake2b(rows[number].image.read_bytes(), digest_size=16)
-        image = read_image(row.image)
+        row, content = rows[number], hashlib.blake2b(_content(rows[number].image), digest_size=16)
+        image = read_neighbours(around[row.image]) if neighbours else read_image(row.image)
         images[number] = resize_image(image, size, fit)
         mask = truth(row)
         if mask:
-            content.update(mask.read_bytes())
+            content.update(_content(mask))
             masks[number] = resize_labels(read_labels(mask, mapping, image.shape[:2]), size, fit)
         crc[number] = _crc(images[number], masks[number])
         return content.digest()
@@ -187,6 +193,19 @@ def _write(folder: Path, plan: _Plan, threads: int | None, on_progress: Callable
     np.save(folder / "crc.npy", crc)
     meta = {"version": VERSION, "rows": len(rows), "size": size, "fit": fit, "data_hash": digest.hexdigest()}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _content(path: Path) -> bytes:
+    """A hash of the file's content, and which slice of it."""
+    file, slice = split_address(path)
+    stat = file.stat()
+    return _digest(file, stat.st_size, stat.st_mtime_ns) + repr(slice).encode()
+
+
+@lru_cache(maxsize=64)  # the slices of a volume come one after the other
+def _digest(file: Path, size: int, changed: int) -> bytes:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "blake2b").digest()
 
 
 def _in_order(work: Callable[[int], bytes], count: int, threads: int | None) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 from .cache import truth
 from .inspection import Seen
 from .labels import MAX_VALUES, LabelMapping
-from .manifest import Row
+from .rows import Row
 
 
 def usable(one: Seen) -> bool:

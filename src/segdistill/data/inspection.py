@@ -20,7 +20,7 @@ from ..types import UserError
 from .cache import truth
 from .hashing import thumbnail
 from .labels import MAX_VALUES
-from .manifest import Row
+from .rows import Row
 
 Size = tuple[int, int]  # height, width
 
@@ -30,7 +30,7 @@ class Seen:
     """What a row's files hold. An unreadable file leaves its fields empty and a line in `problems`."""
 
     size: Size | None = None
-    digest: bytes = b""  # of the decoded pixels: the same picture as PNG and TIFF has the same one
+    digest: bytes = b""  # of the decoded pixels, the same as PNG and as TIFF; none where all are equal, as in air
     picture: NDArray[np.uint8] | None = None  # the thumbnail, (64, 64)
     mask_size: Size | None = None
     values: Mapping[int, int] = field(default_factory=dict)  # raw mask value -> pixels, at most 33 of them
@@ -77,6 +77,8 @@ def _inspect(row: Row, *, threshold: int | None) -> Seen:
 def _image(path: Path) -> dict[str, Any]:
     image = read_image(path)
     size = (image.shape[0], image.shape[1])
+    if image.min() == image.max():
+        return {"size": size}
     digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return {"size": size, "digest": digest.digest(), "picture": thumbnail(image)}

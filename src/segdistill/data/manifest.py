@@ -8,11 +8,13 @@ Accepted, in this order:
   (slices, rows, columns);
 - a folder with `images/` (or `image/`) and `masks/` (or `mask/`, `labels/`);
 - a folder with some of `labeled/ unlabeled/ train/ val/ test/`, each with such a pair (the layout of KnowSAM); labeled,
-  unlabeled and train are training rows, masks in unlabeled/ are not used.
+  unlabeled and train are training rows, masks in unlabeled/ are not used;
+- a folder with train_slices.list (ssl4mis.py).
 
 In a pair a mask has its image's name, in the same subfolder; the suffix may differ, and where no mask has the plain
 name, `_mask` or `_segmentation` may follow it. No mask: an unlabelled image. Hidden files and files that are no images
-are passed over.
+are passed over. A NIfTI, HDF5 or DICOM file of many slices stands for all of them (volumes.py); its mask is a file of
+as many, or a CSV file pairs single slices, as FILE#12.
 """
 
 from __future__ import annotations
@@ -22,47 +24,18 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..formats.images import IMAGE_SUFFIXES
+from ..formats import split_address
 from ..types import UserError
+from .folders import LAYOUTS, rows_of_folders
+from .rows import Manifest, Row
+from .ssl4mis import rows_of_lists
+from .volumes import expand
 
 COLUMNS = ("image", "mask", "split", "patient", "modality", "volume", "slice", "spacing")
 SPLITS = {"": "", "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_SPLIT_FOLDERS = {"labeled": "train", "unlabeled": "train", "train": "train", "val": "val", "test": "test"}
-_IMAGE_FOLDERS = ("images", "image")
-_MASK_FOLDERS = ("masks", "mask", "labels")
-_MASK_ENDINGS = ("", "_mask", "_segmentation")
-_LAYOUTS = (
-    "expected manifest.csv, or images/ and masks/, or labeled/ unlabeled/ val/ test/ each with image/ and mask/, "
-    "or a CSV file with an image column"
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image and what is known of it."""
-
-    image: Path
-    mask: Path | None
-    split: str = ""  # "train", "val", "test"; "" where not assigned yet
-    patient: str = ""  # "" where unknown
-    modality: str = ""
-    volume: str = ""
-    slice: int | None = None  # position in the volume
-    spacing: tuple[float, ...] | None = None  # mm, (rows, columns) or (slices, rows, columns)
-    hidden: Path | None = None  # the mask where the label budget took it away: for reports, never for training
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """All rows of a data set; `root` is the folder that relative paths start from."""
-
-    name: str
-    root: Path
-    rows: tuple[Row, ...]
 
 
 def load_manifest(data: Path) -> Manifest:
@@ -72,18 +45,18 @@ def load_manifest(data: Path) -> Manifest:
         UserError: no such layout, no images, a missing file, unreadable CSV; with the line number where there is one.
     """
     if not data.exists():
-        raise UserError(f"{data}: no such file or folder; {_LAYOUTS}")
+        raise UserError(f"{data}: no such file or folder; {LAYOUTS}")
     if data.is_file():
         if data.suffix.lower() != ".csv":
-            raise UserError(f"{data}: not a folder and not a CSV file; {_LAYOUTS}")
+            raise UserError(f"{data}: not a folder and not a CSV file; {LAYOUTS}")
         return _from_csv(data, data.stem)
     name = data.resolve().name or "data"
     if (data / "manifest.csv").is_file():
         return _from_csv(data / "manifest.csv", name)
-    rows = _from_folders(data)
+    rows = rows_of_lists(data) or rows_of_folders(data)
     if not rows:
-        raise UserError(f"{data}: no images found; {_LAYOUTS}")
-    return Manifest(name, data, tuple(rows))
+        raise UserError(f"{data}: no images found; {LAYOUTS}")
+    return Manifest(name, data, tuple(expand(rows, data)))
 
 
 def read_rows(path: Path, root: Path, columns: Sequence[str] = COLUMNS) -> Iterator[tuple[int, Row]]:
@@ -122,7 +95,7 @@ def _from_csv(path: Path, name: str) -> Manifest:
     rows = []
     for line, row in read_rows(path, root):
         for file in (row.image, row.mask):
-            if file is not None and not exists(str(file)):
+            if file is not None and not exists(str(split_address(file)[0])):
                 hint = "; write / between folders" if "\\" in str(file) and os.sep == "/" else ""
                 raise UserError(f"{path}, line {line}: no file {file}; paths are relative to {root}{hint}")
         key = os.path.normcase(os.path.normpath(row.image))
@@ -134,7 +107,7 @@ def _from_csv(path: Path, name: str) -> Manifest:
         rows.append(row)
     if not rows:
         raise UserError(f"{path}: no rows below the header; list one image per line")
-    return Manifest(name, root, tuple(rows))
+    return Manifest(name, root, tuple(expand(rows, root)))
 
 
 def _check_header(path: Path, header: list[str], columns: Sequence[str]) -> None:
@@ -203,81 +176,3 @@ def _lookup() -> Callable[[str], bool]:
         return name in listed[folder] or os.path.isfile(path)
 
     return exists
-
-
-def _from_folders(data: Path) -> list[Row]:
-    pairs = [(data, "", True)] if _subfolder(data, _IMAGE_FOLDERS) else []
-    pairs += [
-        (data / folder, split, folder != "unlabeled")
-        for folder, split in _SPLIT_FOLDERS.items()
-        if (data / folder).is_dir() and _subfolder(data / folder, _IMAGE_FOLDERS)
-    ]
-    if len(pairs) > 1 and pairs[0][0] == data:
-        raise UserError(f"{data}: both images/ and {pairs[1][0].name}/; keep one layout, or list the files in a CSV")
-    return [row for folder, split, use_masks in pairs for row in _from_pair(folder, split, use_masks)]
-
-
-def _from_pair(folder: Path, split: str, use_masks: bool) -> list[Row]:
-    images = _images_below(_subfolder(folder, _IMAGE_FOLDERS))
-    mask_folder = _subfolder(folder, _MASK_FOLDERS)
-    if use_masks and mask_folder is None:
-        raise UserError(f"{folder}: images but no masks/ beside them; {_LAYOUTS}")
-    masks = _images_below(mask_folder) if use_masks else {}
-    rows = []
-    for stem, image in images.items():
-        endings = (end for end in _MASK_ENDINGS if stem + end in masks and (not end or stem + end not in images))
-        ending = next(endings, None)
-        mask = None if ending is None else masks.pop(stem + ending)
-        rows.append(Row(image, mask, split))
-    if masks:
-        names = ", ".join(path.name for path in list(masks.values())[:3])
-        raise UserError(
-            f"{folder}: {len(masks)} of the masks have no image of the same name ({names}); rename or remove them"
-        )
-    return rows
-
-
-def _subfolder(folder: Path, names: Sequence[str]) -> Path | None:
-    found = [name for name in names if (folder / name).is_dir()]
-    if len(found) > 1:
-        raise UserError(f"{folder}: both {found[0]}/ and {found[1]}/; keep one, or list the files in a CSV")
-    return folder / found[0] if found else None
-
-
-def _images_below(folder: Path | None) -> dict[str, Path]:
-    """Relative path without suffix -> image file, in the order of the names on every system."""
-    found: dict[str, Path] = {}
-    others: set[str] = set()
-    for relative in sorted(_walk(str(folder), "", ()) if folder else ()):
-        stem, suffix = os.path.splitext(relative)
-        if suffix.lower() not in IMAGE_SUFFIXES:
-            others.add(suffix.lower() or "no suffix")
-        elif stem in found:
-            raise UserError(f"{folder}: {found[stem].name} and {Path(relative).name} have one name; remove one")
-        else:
-            found[stem] = Path(f"{folder}/{relative}")
-    if others and not found:
-        raise UserError(f"{folder}: only files with {', '.join(sorted(others))[:100]}; convert them to PNG")
-    return found
-
-
-def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
-    """Relative paths, with /, of all files below a folder that are not hidden."""
-    here = os.path.realpath(folder)
-    if here in above:  # a link to a folder above it
-        return
-    try:
-        with os.scandir(folder) as entries:
-            listing = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}); check that it may be opened") from error
-    for name, is_folder in listing:
-        if not name.isascii():
-            try:
-                name.encode()
-            except UnicodeEncodeError as error:
-                raise UserError(f"{folder}: the file name {name!a} is not valid text; rename it") from error
-        if is_folder:
-            yield from _walk(os.path.join(folder, name), f"{prefix}{name}/", (*above, here))
-        elif name != "Thumbs.db":
-            yield prefix + name

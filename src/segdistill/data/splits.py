@@ -20,7 +20,8 @@ from typing import TypeVar
 
 from ..formats.images import replacing
 from ..types import UserError
-from .manifest import COLUMNS, Manifest, Row, read_rows
+from .manifest import COLUMNS, read_rows
+from .rows import Manifest, Row
 
 T = TypeVar("T")
 _SAVED_COLUMNS = (*COLUMNS, "hidden")

@@ -28,6 +28,7 @@ class Card:
     licence: str  # one line
     fit: str = "squash"
     modalities: tuple[str, ...] = ()
+    neighbours: int = 0  # 1: the channels are the slices below, at and above, in grey; only volumes can be predicted
     threshold: float = 0.5  # two classes: foreground where p[1] >= threshold; more classes: argmax
     postprocess: str = "none"  # "largest": per foreground class the largest 8-connected component
     normalisation: str = "inside the network: it takes RGB in [0, 1]"
@@ -42,6 +43,8 @@ class Card:
             raise ValueError(f"{len(self.classes)} classes and {len(self.colours)} colours; needed 2 to 255, as many")
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size {self.size}; needed (height, width)")
+        if self.neighbours not in (0, 1):
+            raise ValueError(f"neighbours {self.neighbours}; needed 0 or 1")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold {self.threshold}; needed a number between 0 and 1")
         if self.fit not in FITS or self.postprocess not in POSTPROCESSES:

@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..formats import IMAGE_SUFFIXES
+from ..formats import IMAGE_SUFFIXES, VOLUME_SUFFIXES, is_volume, stem_of
 from ..types import UserError
+
+_KNOWN = " ".join([*sorted(IMAGE_SUFFIXES), *sorted(VOLUME_SUFFIXES)])
 
 
 def find_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[tuple[Path, Path]]:
-    """Images with the relative path of their output, without its suffix; each image once, in a fixed order.
+    """Images and volumes with the relative path of their output, without suffix; each once, in a fixed order.
 
     A folder is searched with all its subfolders, a pattern (`*`, `?`, `[...]`, `**`) may match files and folders;
     hidden files and what lies in `out` are left out. A file that is named is taken whatever its suffix.
@@ -28,7 +30,7 @@ def find_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[t
         images = sorted(_images_of(given, out.resolve() if out else None), key=lambda pair: pair[1].as_posix())
         if not images:
             what = "has no image" if Path(given).exists() else "does not exist or matches no image"
-            raise UserError(f"{given} {what}; give images ({' '.join(sorted(IMAGE_SUFFIXES))}), folders or patterns")
+            raise UserError(f"{given} {what}; give images ({_KNOWN}), folders or patterns")
         for source, relative in images:
             found.setdefault(os.path.abspath(source), (source, relative))  # not resolved: two links are two images
     if not found:
@@ -60,16 +62,16 @@ def _images_of(given: str | Path, out: Path | None) -> Iterator[tuple[Path, Path
 
 def _files(path: Path) -> Iterable[Path]:
     files = path.rglob("*") if path.is_dir() else [path]
-    return (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    return (file for file in files if (is_volume(file) or file.suffix.lower() in IMAGE_SUFFIXES) and file.is_file())
 
 
 def _distinct(images: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     """Replace the relative paths by output names that differ, also from the `_overlay` of one another."""
-    stems = Counter(_key(relative.with_suffix("")) for _, relative in images)
+    stems = Counter(_key(_plain(relative)) for _, relative in images)
     taken: set[str] = set()
     result = []
     for source, relative in images:
-        plain = relative.with_suffix("")
+        plain = _plain(relative)
         name = plain if stems[_key(plain)] == 1 else relative
         number = 1
         while taken & (keys := {_key(name), _key(name) + "_overlay"}):
@@ -78,6 +80,11 @@ def _distinct(images: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
         taken |= keys
         result.append((source, name))
     return result
+
+
+def _plain(path: Path) -> Path:
+    known = is_volume(path) or path.suffix.lower() in IMAGE_SUFFIXES
+    return path.with_name(stem_of(path)) if known else path.with_suffix("")
 
 
 def _key(path: Path) -> str:

@@ -78,12 +78,13 @@ def _tables(scores: dict[str, Any], title: str) -> Iterator[tuple[str, dict[str,
 
 def _section(title: str, summary: dict[str, Any]) -> str:
     """One summary of `metrics.summarise` as a table: mean (95 % interval)."""
+    kind = summary.get("kind", "image")
     rows = summary["classes"] | {"mean": summary["mean"]}
     columns = [key for key in COLUMNS if any(key in row for row in rows.values())]
     heads = [f"{COLUMNS[key]} ({summary.get('unit', 'px')})" if key == "hd95" else COLUMNS[key] for key in columns]
     lines = [
         *([f"### {title}\n"] if title else []),
-        f"{summary.get('images', '?')} images; mean (95 % interval). {summary.get('note', '')}".rstrip() + "\n",
+        f"{summary.get('images', '?')} {kind}s; mean (95 % interval). {summary.get('note', '')}".rstrip() + "\n",
         "| class | " + " | ".join(heads) + " |",
         "|---" * (1 + len(columns)) + "|",
         *(f"| {_cell(name)} | " + " | ".join(_score(row.get(k)) for k in columns) + " |" for name, row in rows.items()),

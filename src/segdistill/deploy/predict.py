@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,27 +12,39 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import read_image, read_mask, replacing, write_image, write_labels
-from ..formats.overlay import overlay
+from ..formats import replacing, write_image
+from ..formats.overlay import montage, overlay
 from ..types import UserError
 from .card import Card
-from .inputs import find_images
-from .predictor import Prediction, Predictor
-from .tiling import predict_tiled
+from .predictor import Predictor
+from .slices import predict_slices
+from .sources import Source, find_sources, read_slices, read_written, spacing_of, suffix_of, write_slices
 
 AREAS = "areas.csv"
+SHOWN = 25  # slices of a volume in its overlay
+
+Area = tuple[str, str, int, str, str]
 
 
 class PredictSummary(NamedTuple):
-    """What happened to the images."""
+    """What happened to the images and volumes."""
 
     written: int
     skipped: int  # predicted by an earlier run
     failed: list[tuple[Path, str]]  # image, one line
 
 
+class Extras(NamedTuple):
+    """What to write beside the masks, and how."""
+
+    probabilities: bool = False
+    overlays: bool = False
+    tile: bool = False
+    dicom_seg: bool = False
+
+
 class _Targets(NamedTuple):
-    """The files of one image; None: not asked for."""
+    """The files of one source; None: not asked for."""
 
     mask: Path
     probabilities: Path | None
@@ -42,107 +55,132 @@ def predict_files(
     predictor: Predictor,
     inputs: Sequence[str | Path],
     out: Path,
+    extras: Extras | None = None,
     *,
-    probabilities: bool = False,
-    overlays: bool = False,
-    tile: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[int, int, Path], None] | None = None,
 ) -> PredictSummary:
-    """Predict each image and write its files into `out`; `areas.csv` there covers all images, those skipped too.
+    """Predict each image or volume and write its files into `out`; `areas.csv` there covers all, those skipped too.
 
     Args:
         predictor: Of `open_predictor`.
         inputs: Files, folders, patterns: see `find_images`.
-        out: Folder, created where missing. Masks `<name>.png` at the size of the image hold class indices.
-        probabilities: Also write `<name>_prob.npz` with "probabilities", float16 (C, H, W).
-        overlays: Also write `<name>_overlay.png`.
-        tile: Predict in tiles at the original resolution: see `predict_tiled`.
-        overwrite: Predict again what has all its files already; without it such an image is skipped.
-        on_progress: Called after each image with (number done, number of all, image).
+        out: Folder, created where missing. Masks hold class indices at the size of their source: `<name>.png` of an
+            image, `<name>.nii.gz` of a NIfTI volume or a DICOM series or multi-frame file, `<name>.h5` of HDF5.
+        extras: probabilities: also `<name>_prob.npz` with "probabilities", float16 (C, H, W) or (C, N, H, W).
+            overlays: also `<name>_overlay.png`, of a volume up to 25 of its slices. tile: see `predict_tiled`.
+            dicom_seg: for DICOM, `<name>.dcm` (DICOM-SEG) instead.
+        overwrite: Predict again what has all its files already; without it such a source is skipped.
+        on_progress: Called after each source with (number done, number of all, its first file).
 
     Returns:
-        The counts. An image that cannot be read is in `failed`, and the others are predicted.
+        The counts. A source that cannot be read is in `failed`, and the others are predicted.
 
     Raises:
-        UserError: no image found, a result would replace an image, or `out` cannot be written.
+        UserError: nothing found, a result would replace a source, or `out` cannot be written.
     """
-    card = predictor.card
-    images = find_images(inputs, out)
-    targets = [_targets(out, name, probabilities, overlays) for _, name in images]
-    _require_sources_kept([source for source, _ in images], targets)
+    extras = extras or Extras()
+    sources = find_sources(inputs, out)
+    _require_sources_kept(sources, out, extras)
     written, skipped, failed, areas = 0, 0, [], []
-    for done, ((source, name), target) in enumerate(zip(images, targets, strict=True), start=1):
-        earlier = not overwrite and all(path is None or path.exists() for path in target)
+    for done, source in enumerate(sources, start=1):
         try:
-            if earlier:
-                labels = _earlier_labels(target.mask, card)
-            else:
-                image = read_image(source)
-                prediction = predict_tiled(predictor, image) if tile else predictor.predict(image)
-                labels = prediction.labels
+            target = _targets(out, source, extras)
+            earlier = not overwrite and all(path is None or path.exists() for path in target)
+            result = read_written(target.mask, predictor.card) if earlier else _predict(predictor, source, extras)
         except UserError as error:
-            failed.append((source, str(error)))
+            failed.append((source.files[0], str(error)))
         else:
-            if not earlier:
-                _write(target, image, prediction, card)
+            if isinstance(result, _Predicted):
+                _write(target, source, result, predictor.card)
+                result = result.labels
+            areas += _areas(source, result, predictor.card)
             written, skipped = written + (not earlier), skipped + earlier
-            areas += _areas(name, labels, card)
         if on_progress:
-            on_progress(done, len(images), source)
+            on_progress(done, len(sources), source.files[0])
     _write_areas(out / AREAS, areas)
     return PredictSummary(written, skipped, failed)
 
 
-def _targets(out: Path, name: Path, probabilities: bool, overlays: bool) -> _Targets:
+class _Predicted(NamedTuple):
+    slices: NDArray[np.uint8]  # (N, H, W) or (N, H, W, 3)
+    labels: NDArray[np.uint8]  # (N, H, W)
+    probabilities: NDArray[np.float16] | None  # (C, N, H, W)
+
+
+def _targets(out: Path, source: Source, extras: Extras) -> _Targets:
     def beside(ending: str) -> Path:
-        return out / name.with_name(name.name + ending)
+        return out / source.name.with_name(source.name.name + ending)
 
     return _Targets(
-        beside(".png"), beside("_prob.npz") if probabilities else None, beside("_overlay.png") if overlays else None
+        beside(suffix_of(source, dicom_seg=extras.dicom_seg)),
+        beside("_prob.npz") if extras.probabilities else None,
+        beside("_overlay.png") if extras.overlays else None,
     )
 
 
-def _require_sources_kept(sources: Sequence[Path], targets: Sequence[_Targets]) -> None:
+def _require_sources_kept(sources: Sequence[Source], out: Path, extras: Extras) -> None:
     """No result may take the place of an image, also where case does not count."""
-    images = {str(source.resolve()).casefold() for source in sources}
-    for path in (path for target in targets for path in target if path is not None):
-        if str(path.resolve()).casefold() in images:
-            raise UserError(f"the result {path} would replace the image of that name; choose another output folder")
+    images = {str(file.resolve()).casefold() for source in sources for file in source.files}
+    for source in sources:
+        try:
+            targets = _targets(out, source, extras)
+        except UserError:
+            continue  # its header cannot be read: it fails in its turn
+        for path in (path for path in targets if path is not None):
+            if str(path.resolve()).casefold() in images:
+                raise UserError(f"the result {path} would replace the image of that name; choose another output folder")
 
 
-def _earlier_labels(mask: Path, card: Card) -> NDArray[np.uint8]:
-    labels = read_mask(mask)
-    if labels.max() >= len(card.classes):
-        classes = f"{len(card.classes)} classes, but the value {labels.max()} is in it"
-        raise UserError(f"{mask} is not from this student ({classes}); use --overwrite or another output folder")
-    return labels.astype(np.uint8)
+def _predict(predictor: Predictor, source: Source, extras: Extras) -> _Predicted:
+    slices = read_slices(source)
+    try:
+        return _Predicted(
+            slices, *predict_slices(predictor, slices, tile=extras.tile, probabilities=extras.probabilities)
+        )
+    except UserError as error:
+        raise UserError(f"{source.files[0]}: {error}") from None
 
 
-def _write(target: _Targets, image: NDArray[np.uint8], prediction: Prediction, card: Card) -> None:
+def _write(target: _Targets, source: Source, predicted: _Predicted, card: Card) -> None:
     """Each file appears complete or not at all; the mask comes last."""
+    slices, labels, probabilities = predicted
     try:
         target.mask.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {target.mask.parent} ({error.strerror}); choose another") from error
-    if target.probabilities:
+    if target.probabilities and probabilities is not None:
         with replacing(target.probabilities) as file:
-            np.savez_compressed(file, probabilities=prediction.probabilities.astype(np.float16))
+            flat = target.mask.suffix == ".png"
+            np.savez_compressed(file, probabilities=probabilities[:, 0] if flat else probabilities)
     if target.overlay:
-        write_image(target.overlay, overlay(image, prediction.labels, card.colours))
-    write_labels(target.mask, prediction.labels, card.colours)
+        write_image(target.overlay, _overlay(slices, labels, card))
+    write_slices(target.mask, labels, source, card)
 
 
-def _areas(name: Path, labels: NDArray[np.uint8], card: Card) -> list[tuple[str, str, int, str]]:
-    """One row per class: image (the mask's name without suffix), class, pixels, fraction of the image."""
+def _overlay(slices: NDArray[np.uint8], labels: NDArray[np.uint8], card: Card) -> NDArray[np.uint8]:
+    """The image with its classes in colour; of a volume evenly spread slices, side by side."""
+    chosen = np.unique(np.linspace(0, len(slices) - 1, min(len(slices), SHOWN)).astype(int))
+    coloured = slices if slices.ndim == 4 else np.repeat(slices[..., None], 3, axis=3)
+    return montage([overlay(coloured[k], labels[k], card.colours) for k in chosen])
+
+
+def _areas(source: Source, labels: NDArray[np.uint8], card: Card) -> list[Area]:
+    """One row per class: name (without suffix), class, pixels, fraction, mm2 of an image or mm3 of a volume."""
+    spacing = spacing_of(source)
+    voxel = math.prod(spacing) if spacing and (len(spacing) == 3 or len(labels) == 1) else None
     pixels = np.bincount(labels.ravel(), minlength=len(card.classes)).tolist()
-    return [(name.as_posix(), c, n, f"{n / labels.size:.6f}") for c, n in zip(card.classes, pixels, strict=True)]
+    name = source.name.as_posix()
+    return [
+        (name, c, n, f"{n / labels.size:.6f}", "" if voxel is None else f"{n * voxel:.6g}")
+        for c, n in zip(card.classes, pixels, strict=True)
+    ]
 
 
-def _write_areas(path: Path, areas: Sequence[tuple[str, str, int, str]]) -> None:
+def _write_areas(path: Path, areas: Sequence[Area]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image", "class", "pixels", "fraction"))
+    writer.writerow(("image", "class", "pixels", "fraction", "mm2_or_mm3"))
     writer.writerows(areas)
     path.parent.mkdir(parents=True, exist_ok=True)  # there is none if every image failed
     with replacing(path) as file:

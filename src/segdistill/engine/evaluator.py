@@ -1,4 +1,4 @@
-"""Final scores: every image at its original resolution, through the same predictor that ships."""
+"""Final scores: every image or volume at its original resolution, through the same predictor that ships."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data.cache import read_labels
 from ..data.labels import LabelMapping
-from ..data.manifest import Row
+from ..data.rows import Row
+from ..data.volumes import read_neighbours, volumes, voxel_spacing, with_neighbours
 from ..deploy.predictor import Predictor
 from ..formats import read_image, replacing
 from ..metrics.calibration import Calibration
@@ -30,36 +31,76 @@ FLAGS = ("empty_reference", "empty_prediction")
 
 @dataclass(frozen=True)
 class Case:
-    """One image to score; label maps (H, W) of class indices at its original size."""
+    """One image (H, W) or volume (N, H, W) to score: class indices at its original size."""
 
     name: str
-    row: Row
+    row: Row  # what a report shows of it: of a volume the slice with most foreground
     prediction: NDArray[np.uint8]
     reference: NDArray[np.uint8]
-    probabilities: NDArray[np.float32] | None = None  # (C, H, W)
-    seconds: float | None = None  # spent predicting
+    spacing: tuple[float, ...] | None = None  # mm per axis
+    calibration: Calibration | None = None
+    seconds: tuple[float, ...] = ()  # spent predicting, per image
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The per-image table and its summary."""
+    """The table, one row per class of an image or volume, and its summary."""
 
     scores: list[dict[str, Any]]  # score_image's rows, each with image, dataset, patient, modality
-    summary: dict[str, Any]  # metrics.summarise, with "ece" and "ms_per_image"
-    names: dict[str, Row]  # image name in the table -> its row
+    summary: dict[str, Any]  # metrics.summarise, with "kind", "ece" and "ms_per_image"
+    names: dict[str, Row]  # name in the table -> the row to show
+
+
+class Part(NamedTuple):
+    """One image of a case."""
+
+    prediction: NDArray[np.uint8]  # (H, W)
+    reference: NDArray[np.uint8]  # (H, W)
+    seconds: float | None = None
 
 
 def predicted_cases(predictor: Predictor, rows: Sequence[Row], mapping: LabelMapping, root: Path) -> Iterator[Case]:
-    """Predict each row of a data set beside its reference mask."""
-    for row in rows:
-        image = read_image(row.image)
+    """Predict the rows beside their reference masks; the slices of a volume make one case.
+
+    Raises:
+        UserError: A row without a mask, slices that make no volume, or no volume for a student that needs them.
+    """
+    around = with_neighbours(rows) if predictor.card.neighbours else {}
+    calibration = Calibration()
+
+    def predict(row: Row) -> Part:
+        image = read_neighbours(around[row.image]) if around else read_image(row.image)
         start = time.perf_counter()
         prediction = predictor.predict(image)
         seconds = time.perf_counter() - start
         if row.mask is None:
             raise UserError(f"{row.image}: has no mask to score against; leave it out or add its mask")
         reference = read_labels(row.mask, mapping, image.shape[:2])
-        yield Case(display_name(row, root), row, prediction.labels, reference, prediction.probabilities, seconds)
+        calibration.update(prediction.probabilities, reference)
+        return Part(prediction.labels, reference, seconds)
+
+    for case in cases_of(rows, predict, root):
+        yield replace(case, calibration=calibration)
+        calibration = Calibration()
+
+
+def cases_of(rows: Sequence[Row], look: Callable[[Row], Part], root: Path) -> Iterator[Case]:
+    """The images of `look`, those of a volume stacked; in mm where the spacing of every row is known."""
+    groups = volumes(rows)
+    in_mm = all(voxel_spacing(group) for group in groups)
+    for group in groups:
+        parts = [look(row) for row in group]
+        seconds = tuple(part.seconds for part in parts if part.seconds is not None)
+        spacing = voxel_spacing(group) if in_mm else None
+        if not group[0].volume:
+            yield Case(display_name(group[0], root), group[0], *parts[0][:2], spacing, None, seconds)
+            continue
+        if len({part.reference.shape for part in parts}) > 1:
+            raise UserError(f"volume {group[0].volume}: its slices differ in size; mend the column volume")
+        prediction = np.stack([part.prediction for part in parts])
+        reference = np.stack([part.reference for part in parts])
+        shown = group[int(np.argmax((reference > 0).sum((1, 2))))]
+        yield Case(group[0].volume, shown, prediction, reference, spacing, None, seconds)
 
 
 def display_name(row: Row, root: Path) -> str:
@@ -82,9 +123,9 @@ def evaluate_cases(
         cases: What to score.
         classes: Class names, background first.
         dataset: Name in the table.
-        tolerance: Of NSD, in pixels.
+        tolerance: Of NSD, in mm where the cases have a spacing, else in pixels.
         seed: Of the bootstrap.
-        on_progress: Called with the number of cases done.
+        on_progress: Called with the number of images done.
 
     Raises:
         UserError: A prediction and its reference differ in size, or there is nothing to score.
@@ -92,18 +133,24 @@ def evaluate_cases(
     scores: list[dict[str, Any]] = []
     names: dict[str, Row] = {}
     seconds: list[float] = []
+    kinds: set[str] = set()
+    units: set[str] = set()
+    images = 0
     calibration = Calibration()
-    for done, case in enumerate(cases, 1):
+    for case in cases:
         known = {"image": case.name, "dataset": dataset, "patient": case.row.patient, "modality": case.row.modality}
         scores += [known | row for row in _score(case, len(classes), tolerance)]
         names[case.name] = case.row
-        if case.probabilities is not None:
-            calibration.update(case.probabilities, case.reference)
-        if case.seconds is not None:
-            seconds.append(case.seconds)
+        if case.calibration is not None:
+            calibration.merge(case.calibration)
+        seconds += case.seconds
+        kinds.add("image" if case.reference.ndim == 2 else "volume")
+        units.add("px" if case.spacing is None else "mm")
+        images += 1 if case.reference.ndim == 2 else len(case.reference)
         if on_progress:
-            on_progress(done)
-    summary = summarise(scores, class_names=classes, tolerance=tolerance, seed=seed)
+            on_progress(images)
+    kind, unit = "volume" if kinds == {"volume"} else "image", "mm" if units == {"mm"} else "px"
+    summary = summarise(scores, class_names=classes, kind=kind, unit=unit, tolerance=tolerance, seed=seed)
     summary["ece"] = calibration.ece if seconds else None
     summary["ms_per_image"] = 1000 * float(np.median(seconds)) if seconds else None
     return Evaluation([_named(row, classes) for row in scores], summary, names)
@@ -111,7 +158,7 @@ def evaluate_cases(
 
 def _score(case: Case, classes: int, tolerance: float) -> list[dict[str, Any]]:
     try:
-        return score_image(case.prediction, case.reference, classes=classes, tolerance=tolerance)
+        return score_image(case.prediction, case.reference, classes=classes, spacing=case.spacing, tolerance=tolerance)
     except UserError as error:
         raise UserError(f"{case.name}: {error}") from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .dicom_seg import read_seg, write_series_seg
+from .dicom_series import Series, find_series, read_series, series_of, write_series_nifti
 from .files import (
     VOLUME_SUFFIXES,
     Layout,
@@ -15,7 +17,9 @@ from .files import (
     split_address,
     stem_of,
 )
+from .hdf5 import write_label_volume
 from .images import IMAGE_SUFFIXES, MAX_PIXELS, replacing, write_image, write_labels
+from .nifti import write_labels_like
 from .resize import padded_shape, resize_image, resize_labels
 
 __all__ = [
@@ -23,19 +27,28 @@ __all__ = [
     "MAX_PIXELS",
     "VOLUME_SUFFIXES",
     "Layout",
+    "Series",
     "check_pair",
+    "find_series",
     "is_volume",
     "layout",
     "padded_shape",
     "read_image",
     "read_mask",
     "read_mask_volume",
+    "read_seg",
+    "read_series",
     "read_volume",
     "replacing",
     "resize_image",
     "resize_labels",
+    "series_of",
     "split_address",
     "stem_of",
     "write_image",
+    "write_label_volume",
     "write_labels",
+    "write_labels_like",
+    "write_series_nifti",
+    "write_series_seg",
 ]

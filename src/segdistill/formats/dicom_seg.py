@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..types import UserError
 from .dicom_series import Series, check_shape
-from .guard import extra
+from .guard import extra, reading, require_file
 from .images import replacing
 
 _STRUCTURE = ("91723000", "SCT", "Anatomical structure")  # no code is known for a class that a user named
@@ -44,6 +44,21 @@ def write_series_seg(path: Path, labels: NDArray[np.uint8], series: Series, clas
         raise UserError(f"{source}: lacks what a DICOM segmentation needs ({missing}); write NIfTI instead") from error
     with replacing(path) as file:
         segmentation.save_as(file)
+
+
+def read_seg(path: Path) -> NDArray[np.uint8]:
+    """Labels (N, H, W) of a file that `write_series_seg` wrote, in slice order.
+
+    Raises:
+        UserError: unreadable, or segments that overlap.
+    """
+    highdicom = extra("highdicom", path)
+    require_file(path, "a DICOM segmentation")
+    with reading(path, "DICOM segmentation", quote=False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        segmentation = highdicom.seg.segread(path)
+        labels: NDArray[np.uint8] = segmentation.get_volume(combine_segments=True, dtype=np.uint8).array
+    return labels
 
 
 def _segmentation(labels: NDArray[np.uint8], series: Series, class_names: Sequence[str]) -> Any:

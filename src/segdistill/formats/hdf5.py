@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..types import UserError
 from .guard import check_voxels, extra, reading, require_file
+from .images import replacing
 from .levels import percentile_window, to_levels, whole
 
 IMAGE, LABEL = "image", "label"
@@ -59,6 +60,17 @@ def read_mask_volume(path: Path) -> NDArray[np.integer[Any]]:
     with _dataset(path, LABEL) as data:
         values = np.asarray(data[()]).reshape(_sides(data))
     return whole(values, path)
+
+
+def write_label_volume(path: Path, labels: NDArray[np.uint8]) -> None:
+    """Write labels (N, H, W) as dataset `label`, compressed.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    h5py = extra("h5py", path)
+    with replacing(path) as target, h5py.File(target, "w") as file:
+        file.create_dataset(LABEL, data=labels, compression="gzip", track_times=False)
 
 
 def _sides(data: Any) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,18 @@ def overlay(
     drawn = image.copy()
     drawn[objects] = np.rint((1 - strength) * image[objects] + strength * colour).astype(np.uint8)
     return drawn
+
+
+def montage(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Images (H, W, 3) of one size in a grid about as wide as high; places left over are black."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = -(-len(images) // columns)
+    height, width = images[0].shape[:2]
+    sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for number, image in enumerate(images):
+        y, x = divmod(number, columns)
+        sheet[y * height : (y + 1) * height, x * width : (x + 1) * width] = image
+    return sheet
 
 
 def outline(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -37,6 +37,12 @@ class Calibration:
         self._confidence += np.bincount(place, weights=confidence, minlength=bins)
         self._correct += np.bincount(place, weights=correct, minlength=bins)
 
+    def merge(self, other: Calibration) -> None:
+        """Add the images of another one with as many bins."""
+        self._count += other._count
+        self._confidence += other._confidence
+        self._correct += other._correct
+
     @property
     def ece(self) -> float:
         """Expected calibration error: the gap |accuracy - confidence|, averaged over pixels. NaN without pixels."""

@@ -21,6 +21,7 @@ def summarise(
     rows: Sequence[Mapping[str, Any]],
     *,
     class_names: Sequence[str],
+    kind: str = "image",
     unit: str = "px",
     tolerance: float = 2.0,
     resamples: int = 2000,
@@ -36,6 +37,7 @@ def summarise(
     Args:
         rows: Dicts of `score_image`, each with "image", "patient" ("" where unknown), "dataset" and "modality".
         class_names: Names of all classes; index 0, the background, is left out.
+        kind: What a row of scores is about: "image" or "volume".
         unit: Of HD95, ASSD and the tolerance.
         tolerance: Of NSD, as given to `score_image`.
         resamples: Of the bootstrap.
@@ -50,8 +52,9 @@ def summarise(
         )
 
     def part(some: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        head = {"unit": unit, "tolerance": tolerance}
-        return head | _summarise_table(build_table(some, classes=len(class_names)), class_names[1:], resamples, seed)
+        head = {"kind": kind, "unit": unit, "tolerance": tolerance}
+        table = build_table(some, classes=len(class_names), kind=kind)
+        return head | _summarise_table(table, class_names[1:], resamples, seed, kind)
 
     summary = part(rows)
     datasets = sorted({row["dataset"] for row in rows})
@@ -60,7 +63,7 @@ def summarise(
     return summary
 
 
-def _summarise_table(table: Table, names: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
+def _summarise_table(table: Table, names: Sequence[str], resamples: int, seed: int, kind: str) -> dict[str, Any]:
     N, K, M = table.scores.shape
     over_classes = _mean(table.scores, axis=1)  # (N, M)
     dice = table.scores[:, :, METRICS.index("dice")]
@@ -73,7 +76,7 @@ def _summarise_table(table: Table, names: Sequence[str], resamples: int, seed: i
         "images": N,
         "groups": int(table.group.max()) + 1,
         "grouped_by": table.grouped_by,
-        "note": _note(table),
+        "note": _note(table, kind),
         "classes": {
             name: dict(zip(METRICS, statistics[k * M : (k + 1) * M], strict=True))
             | {"dice_nonempty": statistics[K * M + k], "pooled_dice": _number(pooled[k])}
@@ -118,7 +121,7 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _note(table: Table) -> str:
+def _note(table: Table, kind: str) -> str:
     """What limits a claim made from this table; empty if nothing."""
     sentences = []
     n = int(table.group.max()) + 1
@@ -132,6 +135,6 @@ def _note(table: Table) -> str:
         )
     if not table.patients_known:
         sentences.append(
-            "Patients are unknown, so the intervals are over images: too narrow if a patient has several images."
+            f"Patients are unknown, so the intervals are over {kind}s: too narrow if a patient has several {kind}s."
         )
     return " ".join(sentences)

@@ -22,16 +22,17 @@ class Table:
     empty_reference: NDArray[np.bool_]  # (N, K)
     empty_prediction: NDArray[np.bool_]  # (N, K)
     group: NDArray[np.intp]  # (N,) 0..G-1: what the bootstrap draws
-    grouped_by: str  # "patient" or "image"
+    grouped_by: str  # "patient", or what a row of the table is: "image", "volume"
     patients_known: bool
 
 
-def build_table(rows: Sequence[Mapping[str, Any]], *, classes: int) -> Table:
+def build_table(rows: Sequence[Mapping[str, Any]], *, classes: int, kind: str = "image") -> Table:
     """Arrays of all rows. An image is known by (dataset, image), a patient by (dataset, patient).
 
     Args:
         rows: Dicts of `score_image`, each with "image", "patient" ("" where unknown) and "dataset".
         classes: Number of classes, background included.
+        kind: What was scored: "image" or "volume".
 
     Raises:
         ValueError: two rows for one class of one image.
@@ -68,6 +69,6 @@ def build_table(rows: Sequence[Mapping[str, Any]], *, classes: int) -> Table:
         empty_reference=empty_reference,
         empty_prediction=empty_prediction,
         group=group,
-        grouped_by="patient" if by_patient else "image",
+        grouped_by="patient" if by_patient else kind,
         patients_known=known,
     )

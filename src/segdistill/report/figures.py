@@ -64,8 +64,8 @@ class Panel:
     svg: str
 
 
-def dice_histogram(values: Sequence[float]) -> str:
-    """SVG: histogram of the Dice of single images in 20 bins, a tick below it per image, a line at the median."""
+def dice_histogram(values: Sequence[float], kind: str = "image") -> str:
+    """SVG: histogram of the Dice of single images (or volumes) in 20 bins, a tick for each, a line at the median."""
     dice = _finite(values)
 
     def draw(axes: Axes) -> None:
@@ -79,7 +79,7 @@ def dice_histogram(values: Sequence[float]) -> str:
             axes.plot(x, y, color=INK, linewidth=0.6)
         if len(dice):
             axes.axvline(float(np.median(dice)), color=INK, linewidth=1, linestyle=(0, (4, 2)))
-        axes.set(xlim=(0, 1), ylim=(-0.12 * top, 1.05 * top), xlabel="Dice of an image", ylabel="images")
+        axes.set(xlim=(0, 1), ylim=(-0.12 * top, 1.05 * top), xlabel=f"Dice of one {kind}", ylabel=f"{kind}s")
         axes.set_yticks([t for t in MaxNLocator(4, integer=True).tick_values(0, top) if 0 <= t <= top])
         axes.grid(visible=False, axis="x")
 

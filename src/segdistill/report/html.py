@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 KINDS = ("worst", "median", "best")  # the order in the report: what fails is seen first
+MAX_VOLUMES = 50  # listed one by one
 POOR = 0.5  # Dice below which an image counts as poor in the words of the headline
 
 
@@ -77,12 +78,15 @@ def write_report(path: Path, data: ReportData) -> None:
 
 
 def _render(data: ReportData) -> str:
+    volumes = _volumes(data) if data.summary["kind"] == "volume" else {}
     kinds = dict.fromkeys((*KINDS, *(example.kind for example in data.examples)))
     return page_template("template.html.j2").render(
         data=data,
         summary=data.summary,
         sentences=list(_sentences(data)),
         parts=list(_parts(data.summary)),
+        per_volume=dict(list(volumes.items())[:MAX_VOLUMES]),
+        hidden_volumes=max(0, len(volumes) - MAX_VOLUMES),
         panels=log_panels(data.log),
         histograms=_histograms(data),
         examples=[
@@ -118,7 +122,7 @@ def _sentences(data: ReportData) -> Iterator[str]:
     """What the headline means, and what it does not."""
     summary, mean = data.summary, data.summary["mean"]["dice"]
     if np.isnan(number(mean["mean"])):
-        yield "No image could be scored: reference and prediction are empty everywhere."
+        yield f"No {summary['kind']} could be scored: reference and prediction are empty everywhere."
         return
     yield "Dice is 1 where the student's mask equals the reference and 0 where they do not meet."
     if _interval(mean):
@@ -127,21 +131,21 @@ def _sentences(data: ReportData) -> Iterator[str]:
             f"{_figure(mean['high'])} (95 % bootstrap interval over {summary['grouped_by']}s)."
         )
     for name, block in summary["classes"].items():
-        yield from _class_sentences(name, block, [number(row["dice"]) for row in _rows(data, name)])
+        yield from _class_sentences(name, block, [number(row["dice"]) for row in _rows(data, name)], summary["kind"])
     yield (
         "The interval says nothing about other hospitals, devices or populations, nor about training again with "
         "another seed."
     )
     if data.scored != "test":
         yield (
-            f"These are not test images (split: {data.scored}): the scores flatter a student that was trained on them "
-            "or chosen by them."
+            f"These are not test {summary['kind']}s (split: {data.scored}): the scores flatter a student that was "
+            "trained on them or chosen by them."
         )
     if summary.get("note"):
         yield summary["note"]
 
 
-def _class_sentences(name: str, block: Mapping[str, Any], dice: Sequence[float]) -> Iterator[str]:
+def _class_sentences(name: str, block: Mapping[str, Any], dice: Sequence[float], kind: str) -> Iterator[str]:
     present = block["images"] - block["empty_reference"]
     missed = block["empty_prediction"] - block["both_empty"]
     alarms = block["empty_reference"] - block["both_empty"]
@@ -149,12 +153,12 @@ def _class_sentences(name: str, block: Mapping[str, Any], dice: Sequence[float])
     told = []
     if scored:
         told.append(
-            f"{sum(value < POOR for value in scored):,} of {len(scored):,} scored images have a Dice below {POOR}"
+            f"{sum(value < POOR for value in scored):,} of {len(scored):,} scored {kind}s have a Dice below {POOR}"
         )
     if missed:
-        told.append(f"nothing was found in {missed:,} of the {present:,} images that show it")
+        told.append(f"nothing was found in {missed:,} of the {present:,} {kind}s that show it")
     if alarms:
-        told.append(f"something was found in {alarms:,} of the {block['empty_reference']:,} images without it")
+        told.append(f"something was found in {alarms:,} of the {block['empty_reference']:,} {kind}s without it")
     if told:
         yield f"{name}: {'; '.join(told)}."
 
@@ -164,12 +168,28 @@ def _rows(data: ReportData, name: str) -> list[Mapping[str, Any]]:
     return [row for row in data.scores if row["class"] in (name, data.classes.index(name))]
 
 
+def _volumes(data: ReportData) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Volume -> class -> its row of scores, the worst mean Dice first."""
+    table: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name in data.summary["classes"]:
+        for row in _rows(data, name):
+            table.setdefault(row["image"], {})[name] = row
+
+    def mean_dice(classes: dict[str, Mapping[str, Any]]) -> float:
+        values = [value for row in classes.values() if not np.isnan(value := number(row["dice"]))]
+        return float(np.mean(values)) if values else 2.0  # nothing to find, nothing found: last
+
+    return dict(sorted(table.items(), key=lambda item: mean_dice(item[1])))
+
+
 def _histograms(data: ReportData) -> list[Panel]:
     panels = []
     for name, block in data.summary["classes"].items():
         dice = [number(row["dice"]) for row in _rows(data, name)]
         if not np.isnan(dice).all():
-            panels.append(Panel(name, f"median {_figure(block['dice']['median'])}", dice_histogram(dice)))
+            panels.append(
+                Panel(name, f"median {_figure(block['dice']['median'])}", dice_histogram(dice, data.summary["kind"]))
+            )
     return panels
 
 

@@ -1,0 +1,137 @@
+"""What one prediction is of: an image, a volume in one file, or a DICOM series; read as slices, written as its like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats import (
+    Series,
+    find_series,
+    is_volume,
+    layout,
+    read_image,
+    read_mask,
+    read_mask_volume,
+    read_seg,
+    read_series,
+    read_volume,
+    series_of,
+    split_address,
+    write_label_volume,
+    write_labels,
+    write_labels_like,
+    write_series_nifti,
+    write_series_seg,
+)
+from ..types import UserError
+from .card import Card
+from .inputs import find_images
+
+DICOM = (".dcm", ".dicom", ".ima")
+
+
+class Source(NamedTuple):
+    """Files that are predicted together, and the path of the result without its suffix."""
+
+    files: tuple[Path, ...]
+    name: Path
+    series: Series | None = None  # of DICOM files
+
+
+def find_sources(inputs: Sequence[str | Path], out: Path) -> list[Source]:
+    """As `find_images`; DICOM files that form a series are one source, named after their folder.
+
+    Raises:
+        UserError: as `find_images`, or a series with missing or doubled positions.
+    """
+    found = dict(find_images(inputs, out))
+    dicom = [file for file in found if file.suffix.lower() in DICOM]
+    series = find_series(dicom)[0] if dicom else []
+    grouped = {file for one in series for file in one.files}
+    sources = [Source((file,), name) for file, name in found.items() if file not in grouped]
+    folders = [found[one.files[0]].parent for one in series]
+    for one, folder in zip(series, folders, strict=True):
+        alone = folders.count(folder) == 1 and folder != Path()
+        sources.append(Source(one.files, folder if alone else folder / f"series-{one.uid_hash}", one))
+    return sources
+
+
+def suffix_of(source: Source, *, dicom_seg: bool) -> str:
+    """Of the result: PNG for an image, NIfTI or DICOM-SEG for DICOM volumes, else the source's own kind.
+
+    Raises:
+        UserError: a header that cannot be read, or a DICOM volume whose place in the patient is unknown.
+    """
+    file = source.files[0]
+    if file.suffix.lower() in DICOM:
+        if not dicom_seg and not source.series and layout(file).slices == 1:
+            return ".png"
+        _series(source)  # raises where the place in the patient is unknown
+        return ".dcm" if dicom_seg else ".nii.gz"
+    if not is_volume(file) or split_address(file)[1] is not None:
+        return ".png"
+    return ".h5" if file.suffix.lower() in (".h5", ".hdf5") else ".nii.gz"
+
+
+def read_slices(source: Source) -> NDArray[np.uint8]:
+    """(N, H, W) grey or (N, H, W, 3); an image is one slice.
+
+    Raises:
+        UserError: unreadable.
+    """
+    if source.series:
+        return read_series(source.series)
+    file = source.files[0]
+    return read_volume(file) if is_volume(file) and split_address(file)[1] is None else read_image(file)[None]
+
+
+def spacing_of(source: Source) -> tuple[float, ...] | None:
+    """(slices, rows, columns) or (rows, columns) in mm; None where the files do not say."""
+    if source.series:
+        return source.series.spacing
+    return layout(source.files[0]).spacing if is_volume(source.files[0]) else None
+
+
+def write_slices(path: Path, labels: NDArray[np.uint8], source: Source, card: Card) -> None:
+    """Class indices (N, H, W) in the geometry of their source; the kind of file is that of `path`.
+
+    Raises:
+        UserError: the file cannot be written, or a DICOM source does not say where it lies in the patient.
+    """
+    file = source.files[0]
+    if path.suffix == ".png":
+        write_labels(path, labels[0], card.colours)
+    elif path.suffix == ".h5":
+        write_label_volume(path, labels)
+    elif file.suffix.lower() not in DICOM:
+        write_labels_like(path, labels, file)
+    elif path.suffix == ".dcm":
+        write_series_seg(path, labels, _series(source), card.classes[1:])
+    else:
+        write_series_nifti(path, labels, _series(source))
+
+
+def _series(source: Source) -> Series:
+    """A single file as a series of one."""
+    return source.series or series_of(source.files[0])
+
+
+def read_written(path: Path, card: Card) -> NDArray[np.uint8]:
+    """The class indices (N, H, W) that an earlier run wrote.
+
+    Raises:
+        UserError: unreadable, or the values are not this student's classes.
+    """
+    if path.suffix == ".dcm":
+        labels: NDArray[np.integer] = read_seg(path)
+    else:
+        labels = read_mask(path)[None] if path.suffix == ".png" else read_mask_volume(path)
+    if labels.max() >= len(card.classes):
+        classes = f"{len(card.classes)} classes, but the value {labels.max()} is in it"
+        raise UserError(f"{path} is not from this student ({classes}); use --overwrite or another output folder")
+    return labels.astype(np.uint8)
