@@ -8,6 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import make_volumes
+from PIL import Image
+from volumes import SECRET, dataset, save_dicom, save_series
 
 from segdistill.cli import main
 from segdistill.metrics.scores import score_image
@@ -102,3 +104,80 @@ def test_a_student_of_neighbours_refuses_single_images(work, tmp_path, tiny_set,
     assert "neighbouring slices" in capsys.readouterr().out
     assert main(["evaluate", str(work / "near"), str(tiny_set)]) == 2
     assert "belongs to no volume" in capsys.readouterr().err
+
+
+@pytest.fixture
+def dicom(tmp_path):
+    """A series of five slices, a single image without a place in the patient, and a broken file."""
+    folder = tmp_path / "DICOM ü"
+    (folder / "series").mkdir(parents=True)
+    volume = np.random.default_rng(0).integers(0, 900, (5, 24, 28)).astype(np.int16)
+    save_series(folder / "series", volume, WindowCenter=450, WindowWidth=900)
+    save_dicom(folder / "x-ray.dcm", volume[0], Modality="DX")
+    (folder / "broken.dcm").write_bytes(b"")
+    return folder
+
+
+def test_a_dicom_series_becomes_nifti_or_a_segmentation_object(work, dicom, tmp_path, capsys):
+    from segdistill.formats import find_series, read_seg
+    from segdistill.formats.dicom_series import series_affine
+
+    out = tmp_path / "out"
+    (dicom / "broken.dcm").unlink()
+    assert main(["predict", str(work / "near"), str(dicom / "series"), "-o", str(out)]) == 0
+    ((series,), _) = find_series(sorted((dicom / "series").iterdir()))
+    (written,) = out.rglob("*.nii.gz")
+    result = nib.load(written)
+    np.testing.assert_allclose(result.affine, series_affine(series))
+    assert result.shape == (28, 24, 5)
+    words = ["predict", str(work / "near"), str(dicom / "series"), "-o", str(tmp_path / "seg"), "--dicom-seg", "true"]
+    assert main(words) == 0
+    (segmentation,) = (tmp_path / "seg").rglob("*.dcm")
+    np.testing.assert_array_equal(read_seg(segmentation).transpose(2, 1, 0), np.asanyarray(result.dataobj))
+    before = segmentation.read_bytes()
+    assert main(words) == 0  # there already: read back for the table
+    assert segmentation.read_bytes() == before
+    assert "1 there already" in capsys.readouterr().out
+
+
+def test_single_dicom_images_become_png_and_a_broken_one_is_skipped(work, dicom, tmp_path, capsys):
+    (dicom / "broken.dcm").rename(dicom / "broken.nii")
+    assert main(["predict", str(work / "run"), str(dicom), "-o", str(tmp_path / "out")]) == 1
+    assert sorted(p.suffix for p in (tmp_path / "out").rglob("*") if p.is_file()) == [".csv", ".gz", ".png"]
+    assert "broken.nii" in capsys.readouterr().out
+    words = ["predict", str(work / "run"), str(dicom / "x-ray.dcm"), "-o", str(tmp_path / "seg"), "--dicom-seg", "true"]
+    assert main(words) == 1
+    assert "no position in the patient" in capsys.readouterr().out
+
+
+def test_no_patient_reaches_a_run(dicom, tmp_path, capsys):
+    """Names, ids and dates of DICOM files: not in logs, reports, students or predictions."""
+    (dicom / "broken.dcm").unlink()
+    (dicom / "images").mkdir()
+    (dicom / "masks").mkdir()
+    for number, file in enumerate(sorted((dicom / "series").iterdir())):
+        file.rename(dicom / "images" / file.name)
+        mask = np.zeros((24, 28), np.uint8)
+        mask[4 : 12 + number, 5:20] = 1
+        Image.fromarray(mask).save(dicom / "masks" / f"{file.stem}.png")
+    run = tmp_path / "run"
+    words = ["train", str(dicom), "--out", str(run), "--cache", str(tmp_path / "cache"), *FAST, "--iterations", "2"]
+    assert main([*words, "--val", "0", "--test", "0"]) == 2  # one volume: nothing is left to score
+    assert "no labelled test or validation image" in capsys.readouterr().err
+    assert main(["predict", str(run), str(dicom / "images"), "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    files = [path for folder in (run, tmp_path / "out") for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    secrets = [SECRET, "SecretID", "19700101", "1.2.3.4"]
+    for text in [said.out, said.err, *(path.read_bytes().decode("latin-1") for path in files)]:
+        assert not any(secret in text for secret in secrets)
+
+
+def test_burned_in_text_is_warned_of(tmp_path, capsys):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 20)).astype(np.uint8)
+    dataset(pixels, Modality="US").save_as(tmp_path / "images" / "a.dcm", enforce_file_format=True)
+    Image.fromarray((pixels > 99).astype(np.uint8)).save(tmp_path / "masks" / "a.png")
+    assert main(["check", str(tmp_path)]) == 0
+    assert "burned" in capsys.readouterr().out

@@ -164,6 +164,8 @@ def _show(name: str, result: Audit) -> None:
 def _facts(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Lines of the table."""
     yield "images", f"{facts['images']}, {facts['with mask']} with a mask"
+    if facts["volumes"]:
+        yield "volumes", str(facts["volumes"])
     yield "patients", str(facts["patients"] or "unknown")
     for split, part in facts["splits"].items():
         patients = f", {part['patients']} patients" if part["patients"] else ""

@@ -123,6 +123,7 @@ def judge(
         *desk.copies(),
         *desk.near_copies(),
         *(desk.masks(mapping) if mapping else ()),
+        *desk.burned_in(),
         *desk.names(),
     ]
     findings.sort(key=lambda finding: finding.severity != "error")
@@ -287,6 +288,14 @@ class _Desk:
             )
             way_out = "correct these masks if that is no class: resized or JPEG masks hold values between the classes"
             yield self.finding("warning", "stray-values", what, way_out, holders)
+
+    def burned_in(self) -> Iterator[Finding]:
+        """DICOM images whose pixels may say who the patient is."""
+        numbers = [i for i, row in enumerate(self.rows) if self.seen[i].burned_in]
+        if numbers:
+            what = f"DICOM images that have, or may have, text burned into their pixels: {len(numbers)}"
+            way_out = "look at some before you share them, the report or the overlays: names in pixels stay in pixels"
+            yield self.finding("warning", "burned-in", what, way_out, numbers)
 
     def names(self) -> Iterator[Finding]:
         """Files that are one on systems that ignore case, or compose accents."""

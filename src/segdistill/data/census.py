@@ -30,6 +30,7 @@ def census(rows: Sequence[Row], seen: Sequence[Seen], mapping: LabelMapping | No
     return {
         "images": len(rows),
         "with mask": sum(truth(row) is not None for row in rows),
+        "volumes": len({row.volume for row in rows if row.volume}),
         "patients": len({row.patient for row in rows if row.patient}) or None,
         "splits": splits,
         "modalities": dict(Counter(row.modality or "unknown" for row in rows)),

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import read_image, read_mask
+from ..formats import is_volume, read_image, read_mask, split_address
+from ..formats.dicom import burned_in, is_dicom
 from ..formats.images import is_packed
 from ..types import UserError
 from .cache import truth
@@ -31,6 +32,7 @@ class Seen:
 
     size: Size | None = None
     digest: bytes = b""  # of the decoded pixels, the same as PNG and as TIFF; none where all are equal, as in air
+    burned_in: bool = False  # DICOM whose pixels may hold the patient's name
     picture: NDArray[np.uint8] | None = None  # the thumbnail, (64, 64)
     mask_size: Size | None = None
     values: Mapping[int, int] = field(default_factory=dict)  # raw mask value -> pixels, at most 33 of them
@@ -77,11 +79,17 @@ def _inspect(row: Row, *, threshold: int | None) -> Seen:
 def _image(path: Path) -> dict[str, Any]:
     image = read_image(path)
     size = (image.shape[0], image.shape[1])
+    known = {"size": size, "burned_in": _may_name_patient(path)}
     if image.min() == image.max():
-        return {"size": size}
+        return known
     digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
-    return {"size": size, "digest": digest.digest(), "picture": thumbnail(image)}
+    return {**known, "digest": digest.digest(), "picture": thumbnail(image)}
+
+
+def _may_name_patient(path: Path) -> bool:
+    file = split_address(path)[0]
+    return is_volume(path) and is_dicom(file) and burned_in(file)
 
 
 def _mask(path: Path, threshold: int | None) -> dict[str, Any]:

@@ -57,7 +57,11 @@ def read_seg(path: Path) -> NDArray[np.uint8]:
     with reading(path, "DICOM segmentation", quote=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         segmentation = highdicom.seg.segread(path)
-        labels: NDArray[np.uint8] = segmentation.get_volume(combine_segments=True, dtype=np.uint8).array
+        volume = segmentation.get_volume(combine_segments=True, dtype=np.uint8)
+        slice_step, row_step, column_step = volume.affine[:3, :3].T
+        # highdicom may count slices against the normal, ours run along it
+        forward = np.dot(slice_step, np.cross(column_step, row_step)) > 0
+        labels: NDArray[np.uint8] = volume.array if forward else volume.array[::-1]
     return labels
 
 
