@@ -207,7 +207,8 @@ def _warnings(data: Dataset) -> list[str]:
     if not table["test"]["labelled"]:
         lines.append("no labelled test image: scores are on the validation split, which chose the weights (optimistic)")
     if not any(row.patient for row in data.rows):
+        kind = "volumes" if all(row.volume for row in data.rows) else "images"
         lines.append(
-            "patients are unknown: images of one patient may be in several splits, and intervals are over images"
+            f"patients are unknown: {kind} of one patient may be in several splits, and intervals are over {kind}"
         )
     return lines
