@@ -62,17 +62,29 @@ class Processes:
         self._threads = torch.get_num_threads()
 
     def __enter__(self) -> Processes:
-        environments = [kind() for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect()]
-        if environments and environments[0].world_size() != self.devices * self.nodes:
-            found = f"{environments[0].world_size()} processes were started"
-            self.rank = environments[0].global_rank()
-            wanted = f"--devices {self.devices} x --nodes {self.nodes}"
-            raise self.ending(UserError(f"{wanted}: but {found} (by torchrun or SLURM); make the two agree"))
+        outside = self._outside()
         if self.devices > 1 and self.device == "cuda" and self.devices > torch.cuda.device_count():
             raise UserError(f"--devices {self.devices}: this host has {torch.cuda.device_count()} GPUs; ask for fewer")
-        if environments or "LOCAL_RANK" in os.environ:
+        if outside or "LOCAL_RANK" in os.environ:
             self._connect()
         return self
+
+    def _outside(self) -> bool:
+        """Whether torchrun or SLURM started this process; UserError where they started another number of them."""
+        wanted = f"--devices {self.devices} x --nodes {self.nodes}"
+        kind = next((kind for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect()), None)
+        if kind is None:
+            return False
+        try:
+            environment = kind()
+            self.rank = environment.global_rank()
+        except RuntimeError as error:  # variables of SLURM that contradict each other
+            raise UserError(f"{wanted}: {error}") from None
+        world = environment.world_size()
+        if world != self.devices * self.nodes:
+            message = f"{wanted}: but {world} processes were started (by torchrun or SLURM); make the two agree"
+            raise self.ending(UserError(message))
+        return True
 
     def launch(self, run: Path) -> None:
         """Start the others on this host, unless they are there: each resumes `run`."""
