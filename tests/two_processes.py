@@ -2,8 +2,9 @@
 
 import json
 import os
+import signal
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def method_named(name):
 
 
 def trained(name, folder, settings, processes, method=None, change=None):
-    """Run a method; its Trainer, and where it stopped for a reason that all share."""
+    """Run a method, after a change to its Trainer; returns that."""
     folder.mkdir(parents=True, exist_ok=True)
     log = RunLog(folder, Console(quiet=True), silent=processes.rank > 0)
     trainer = Trainer(method or method_named(name), toy_data(), settings, folder, "cpu", log, processes)
@@ -76,15 +77,27 @@ def drift(trainer):
                 value.add_(1)
 
 
-def nan_on_the_second(method, processes):
-    step = method.step
+def nan(trainer):
+    """The second process's loss is not finite."""
+    step = trainer.method.step
 
     def broken(batch, progress):
         output = step(batch, progress)
-        return output._replace(loss=output.loss * (float("nan") if processes.rank == 1 else 1.0))
+        return output._replace(loss=output.loss * (float("nan") if trainer.processes.rank == 1 else 1.0))
 
-    method.step = broken
-    return method
+    trainer.stages = [replace(trainer.stages[0], step=broken)]
+
+
+def stop(trainer):
+    """The second process gets a SIGTERM in its third update."""
+    update = trainer._update
+
+    def signalled(stage):
+        if trainer.processes.rank == 1 and trainer.progress.iteration == 2:
+            signal.raise_signal(signal.SIGTERM)
+        update(stage)
+
+    trainer._update = signalled
 
 
 def main(folder):
@@ -100,11 +113,13 @@ def main(folder):
             trained("plain", folder / f"plain{accumulate}", settings, processes)
         scores = validate(Bright(), validation_set(), torch.device("cpu"), processes=processes)
         (folder / f"scores-{processes.rank}.json").write_text(json.dumps(scores), encoding="utf-8")
-        try:
-            broken = nan_on_the_second(Plain(), processes)
-            trained("nan", folder / "nan", Settings(device="cpu", precision="32", devices=2), processes, broken)
-        except (Exception, SystemExit) as error:
-            (folder / f"nan-{processes.rank}.txt").write_text(f"{type(error).__name__} {error}", encoding="utf-8")
+        for change in (nan, stop):
+            try:
+                plain = Settings(device="cpu", precision="32", devices=2)
+                trained("plain", folder / change.__name__, plain, processes, change=change)
+            except (Exception, SystemExit) as error:
+                said = f"{type(error).__name__} {error}"
+                (folder / f"{change.__name__}-{processes.rank}.txt").write_text(said, encoding="utf-8")
 
 
 if __name__ == "__main__":

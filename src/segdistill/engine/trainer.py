@@ -82,6 +82,7 @@ class Trainer:
         rows = (len(batches.labelled), len(batches.others))
         self.stages = planned(cast(Method, method).stages(), settings, rows, self.processes.world)
         self.progress = Progress()
+        self.module: Any = None
         self.waiting: list[tuple[int, float, StepOutput]] = []
         # What the last whole update left of the buffers that a forward writes; None inside of an update
         self.statistics: list[Tensor] = []
@@ -141,8 +142,9 @@ class Trainer:
         self.log.start_stage(stage.name, stage.iterations, self.progress.iteration)
         set_trainable(self.method, stage.optimizers)
         if self.processes.world > 1:
-            self.module: Any = None
-            gc.collect()  # the hooks of the stage before would count gradients too
+            if self.module is not None:
+                self.module = None
+                gc.collect()  # the hooks of the stage before would count gradients too
             self.processes.share(checkpoint.stored_state(self.method).values())
             if self.device.type == "cpu":
                 self.statistics = running_statistics(self.method)
