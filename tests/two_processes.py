@@ -70,7 +70,19 @@ def trained(name, folder, settings, processes, method=None, change=None):
 
 
 def drift(trainer):
-    """Before DDP wraps it, the second process's method has other weights, buffers and averages."""
+    """Before DDP wraps it, the second process's method has other weights, buffers and averages; then keep each update.
+
+    Kept is what an update leaves: after a stage all get the first one's best weights anyway.
+    """
+    update, trainer.kept = trainer._update, {}
+
+    def keeping(stage):
+        update(stage)
+        state = trainer.method.state_dict().items()
+        place = f"{stage.name}-{trainer.progress.iteration}"
+        trainer.kept |= {f"{place}-{key}": value.detach().contiguous().clone() for key, value in state}
+
+    trainer._update = keeping
     if trainer.processes.rank == 1:
         with torch.no_grad():
             for value in checkpoint.stored_state(trainer.method).values():
@@ -105,9 +117,8 @@ def main(folder):
     with Processes(devices=2) as processes:
         settings = Settings(device="cpu", precision="32", iterations=5, validate_every=3, devices=2)
         for name in [*METHODS, "toy"]:
-            method = trained(name, folder / name, settings, processes, change=drift).method
-            state = {k: v.detach().contiguous().clone() for k, v in method.state_dict().items()}
-            save_file(state, folder / f"{name}-{processes.rank}.safetensors")
+            kept = trained(name, folder / name, settings, processes, change=drift).kept
+            save_file(kept, folder / f"{name}-{processes.rank}.safetensors")
         for accumulate in (1, 2):
             settings = Settings(device="cpu", precision="32", accumulate=accumulate, devices=2)
             trained("plain", folder / f"plain{accumulate}", settings, processes)

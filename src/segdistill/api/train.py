@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +74,6 @@ def train(
 
 
 def _processes(options: TrainOptions) -> Processes:
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     return Processes(options.devices, options.nodes, resolve_device(options.device))
 
 

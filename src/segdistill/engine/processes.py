@@ -7,6 +7,7 @@ an error its observer kills the first one within five seconds, perhaps while tha
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -105,6 +106,7 @@ class Processes:
 
     def fabric(self, precision: Literal["bf16-mixed", "32-true"] = "32-true") -> Fabric:
         """Fabric for this process. Its wrapped modules average gradients; buffers are `average`'s business."""
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         kind = torch.device(self.device).type
         if self.devices * self.nodes == 1:
             return Fabric(accelerator=kind, devices=1, precision=precision)
