@@ -104,3 +104,34 @@ def toy_data(size=32, seed=0):
     split = ["train"] * 10 + ["val"] * 3
     rows = [Row(Path(f"{i}.png"), None if 6 <= i < 10 else Path(f"{i}m.png"), split[i]) for i in range(13)]
     return TrainingBatches(Dataset(Cache(images, masks, "toy"), rows, ("background", "square"), ("",)), seed=3)
+
+
+class Plain(nn.Module):
+    """No norm, no dropout, no augmentation, losses that are means over images: its global batch may be cut anywhere."""
+
+    def __init__(self, batch=(2, 1)):
+        super().__init__()
+        torch.manual_seed(0)
+        self.student = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1))
+        self.unused = nn.Linear(2, 2)
+        self.batch = batch
+
+    def stages(self):
+        return [
+            Stage(
+                name="plain",
+                step=self.step,
+                optimizers=[AdamW(self.parameters(), 1e-2)],
+                iterations=10,
+                batch=self.batch,
+                augment=lambda batch: batch,
+                scored=None,
+                clip=Clip(norm=1.0),
+            )
+        ]
+
+    def step(self, batch, progress):
+        z = self.student(batch.image)
+        per_image = nn.functional.cross_entropy(z, batch.mask, reduction="none").mean((1, 2))
+        terms = {"sup": per_image[batch.labelled].mean(), "soft": z.softmax(1)[:, 1][~batch.labelled].mean()}
+        return StepOutput(terms["sup"] + terms["soft"], terms)

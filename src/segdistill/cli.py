@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"segdistill: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("segdistill: stopped", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes that Ctrl-C reached
+            print("segdistill: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away, as in `segdistill ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(words: list[str]) -> int:
     """Train a student; --resume RUN continues one."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP advises against looking for unused parameters
     from jsonargparse import Namespace
 
     from .api.options import TrainOptions

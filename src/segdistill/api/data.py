@@ -104,9 +104,11 @@ def load_data(run: Path, options: TrainOptions) -> tuple[Dataset, LabelMapping, 
             threads=options.threads,
             on_progress=progress,
         )
-    if facts.setdefault("hash", cache.data_hash) != cache.data_hash:
+    if facts.get("hash", cache.data_hash) != cache.data_hash:
         raise UserError(f"{facts['root']}: the images or masks changed since {run} began; start a new run")
-    write_json(run / "data" / "data.json", facts)
+    if "hash" not in facts:
+        facts["hash"] = cache.data_hash
+        write_json(run / "data" / "data.json", facts)
     modalities = tuple(sorted({row.modality for row in rows}))
     return Dataset(cache, rows, mapping.classes, modalities), mapping, facts
 

@@ -29,7 +29,7 @@ class TrainOptions(Settings):
         allow_leakage: Train although the test or validation split shares images or patients with training.
         postprocess: "none", or "largest": keep the largest component of each class.
         licence: One line that travels with the student.
-        threads: CPU threads. None: all that torch takes.
+        threads: CPU threads of each process. None: all that torch takes, shared by the processes of a host.
         cache: Folder of decoded images. None: the user's cache folder.
     """
 
@@ -70,7 +70,7 @@ def check_options(options: TrainOptions) -> None:
     for name, hint in get_type_hints(TrainOptions).items():
         if get_origin(hint) is Literal and getattr(options, name) not in get_args(hint):
             raise UserError(f"--{name} {getattr(options, name)}: choose {' or '.join(map(str, get_args(hint)))}")
-    for name in ("iterations", "validate_every", "patience", "accumulate", "threads"):
+    for name in ("iterations", "validate_every", "patience", "accumulate", "threads", "devices", "nodes"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: needs a number of at least 1")

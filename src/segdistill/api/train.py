@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from ..engine import checkpoint
 from ..engine.evaluator import Evaluation, evaluate_cases, predicted_cases, write_scores
 from ..engine.logging import RunLog
 from ..engine.precision import resolve_device
+from ..engine.processes import Processes
 from ..engine.randomness import seed_everything
 from ..engine.trainer import Trained, Trainer
 from ..models.students import student_spec
@@ -63,40 +63,59 @@ def train(
 
     Raises:
         UserError: Input that cannot be used; nothing written before is lost.
+        Interrupted: As `resume`.
     """
     options = options or TrainOptions()
     check_options(options)
-    resolve_device(options.device)
-    method = method_named(options.method)
-    config = config or method.Config()
-    folder = new_folder(Path(out) if out else None, Path(data), options)
-    prepare_data(Path(data), folder, options)
+    config = config or method_named(options.method).Config()
+    with _processes(options) as processes:
+        folder = processes.first(lambda: _new_run(Path(data), out, options, config))
+        return _carry_on(folder, processes)
+
+
+def _processes(options: TrainOptions) -> Processes:
+    return Processes(options.devices, options.nodes, resolve_device(options.device))
+
+
+def _new_run(data: Path, out: Path | str | None, options: TrainOptions, config: Any) -> Path:
+    """A run folder that knows its data and settings."""
+    folder = new_folder(Path(out) if out else None, data, options)
+    prepare_data(data, folder, options)
     write_json(folder / "run.json", provenance())
-    write_text(folder / "config.yaml", config_text(Path(data), options, config))
-    return resume(folder)
+    write_text(folder / "config.yaml", config_text(data, options, config))
+    return folder
 
 
 def resume(run: Path | str) -> TrainResult:
     """Carry a run on from its last checkpoint to the end; a finished one is only shown.
 
+    Of several processes only the first one returns; the others end (SystemExit) when the training does.
+
     Raises:
         UserError: No run there, or its data changed.
-        Interrupted: SIGTERM or Ctrl-C; the run has saved itself.
+        Interrupted: SIGTERM, Ctrl-C or the loss of a process; the run has saved itself.
     """
     run = Path(run)
+    with _processes(read_config(run)[1]) as processes:
+        return _carry_on(run, processes)
+
+
+def _carry_on(run: Path, processes: Processes) -> TrainResult:
     data_path, options, config = read_config(run)
     if (run / "report.html").exists():
         console.print(f"{run}: finished already; see {run / 'report.html'}", markup=False)
         return TrainResult(run, read_json(run / "summary.json"))
+    processes.launch(run)
+    console.quiet = processes.rank > 0
     if options.threads:
         torch.set_num_threads(options.threads)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    data, mapping, facts = load_data(run, options)
+    data, mapping, facts = processes.in_turn(lambda: load_data(run, options))
     warnings = [*_warnings(data), *_findings(run)]
     for line in warnings:
         console.print(f"warning: {line}", markup=False, style="yellow")
-    with _timed(run):
-        trained, method = _fit(run, data_path, data, options, config)
+    with _timed(run, processes):
+        trained, method = _fit(run, data_path, data, options, config, processes)
+    processes.part()
     card = _card(data, options, method.student, facts["hash"])
     _save_last(run, method, trained, card)
     save_student(run / "student", method.student, card)
@@ -116,8 +135,11 @@ def resume(run: Path | str) -> TrainResult:
 
 
 @contextmanager
-def _timed(run: Path) -> Iterator[None]:
+def _timed(run: Path, processes: Processes) -> Iterator[None]:
     """Add the time spent here to the run's own, also when it is interrupted; what a kill cut off is not counted."""
+    if processes.rank > 0:
+        yield
+        return
     start = time.perf_counter()
     try:
         yield
@@ -127,7 +149,9 @@ def _timed(run: Path) -> Iterator[None]:
         write_json(run / "run.json", made)
 
 
-def _fit(run: Path, data_path: Path, data: Dataset, options: TrainOptions, config: Any) -> tuple[Trained, Any]:
+def _fit(
+    run: Path, data_path: Path, data: Dataset, options: TrainOptions, config: Any, processes: Processes
+) -> tuple[Trained, Any]:
     """Train the method; the student comes back with its best weights, in eval mode on the CPU."""
     batches = TrainingBatches(data, options.seed)
     task = Task(
@@ -135,13 +159,14 @@ def _fit(run: Path, data_path: Path, data: Dataset, options: TrainOptions, confi
     )
     seed_everything(options.seed)
     method = method_named(options.method)(config, task)
-    with RunLog(run, console, tensorboard=options.tensorboard) as log:
-        trainer = Trainer(method, batches, options, run, resolve_device(options.device), log)
+    with RunLog(run, console, tensorboard=options.tensorboard, silent=processes.rank > 0) as log:
+        trainer = Trainer(method, batches, options, run, processes.device, log, processes)
         precision = trainer.start()
         if precision != options.precision:
             console.print(f"precision: {precision}, the faster one here")
             options = replace(options, precision=cast(Any, precision))
-            write_text(run / "config.yaml", config_text(data_path, options, config))
+            if processes.rank == 0:
+                write_text(run / "config.yaml", config_text(data_path, options, config))
         trained = trainer.run()
     return trained, method.cpu().eval()
 

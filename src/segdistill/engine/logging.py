@@ -15,11 +15,12 @@ from ..types import UserError
 
 
 class RunLog:
-    """Appends to log.jsonl (deterministic: no times in it) and shows the run on the terminal."""
+    """Appends to log.jsonl (deterministic: no times in it) and shows the run on the terminal; a silent one neither."""
 
-    def __init__(self, folder: Path, console: Console, *, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, console: Console, *, tensorboard: bool = False, silent: bool = False) -> None:
         self.path = folder / "log.jsonl"
-        self.console = console
+        self.console = Console(quiet=True) if silent else console
+        self.silent = silent
         self.best: float | None = None
         self._file: TextIO | None = None
         self._bar = Progress(
@@ -28,15 +29,16 @@ class RunLog:
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
+            console=self.console,
+            disable=silent or not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=1, status="")
-        self._board = _board(folder) if tensorboard else None
+        self._board = _board(folder) if tensorboard and not silent else None
 
     def __enter__(self) -> RunLog:
-        self._file = self.path.open("a", encoding="utf-8", newline="\n")
-        self._bar.start()
+        if not self.silent:
+            self._file = self.path.open("a", encoding="utf-8", newline="\n")
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,6 +50,8 @@ class RunLog:
 
     def cut(self, stage_names: list[str], stage: int, iteration: int) -> None:
         """Drop what was logged after this moment, so that a resumed run writes it again, the same."""
+        if self.silent:
+            return
         if self._file:
             self._file.close()
         kept = []

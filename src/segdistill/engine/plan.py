@@ -16,19 +16,20 @@ from .settings import Settings
 VALIDATIONS = 20  # per stage, unless the user says how often
 
 
-def planned(stages: Sequence[Stage], settings: Settings, rows: tuple[int, int]) -> list[Stage]:
+def planned(stages: Sequence[Stage], settings: Settings, rows: tuple[int, int], world: int = 1) -> list[Stage]:
     """The method's stages, shortened or lengthened as asked, each keeping its share.
 
     Args:
         stages: The method's plan.
         settings: Says iterations or epochs, if anything.
         rows: (labelled, other) training rows, to convert epochs.
+        world: Processes, each with a batch of its own.
     """
     wanted = settings.iterations
     if settings.epochs is not None:
         last = stages[-1].batch
         in_epoch, at_once = (rows[0], last[0]) if last[0] else (sum(rows), last[1])
-        wanted = max(1, round(settings.epochs * in_epoch / (at_once * settings.accumulate)))
+        wanted = max(1, round(settings.epochs * in_epoch / (at_once * settings.accumulate * world)))
     if wanted is None:
         return list(stages)
     total = sum(stage.iterations for stage in stages)

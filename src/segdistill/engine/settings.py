@@ -13,6 +13,9 @@ class Settings:
     Attributes:
         seed: Seed of everything random.
         device: Where to train; "auto" takes a GPU if there is one.
+        devices: Processes on this host, on CUDA one per GPU. Batch sizes are per process: an update sees
+            batch x accumulate x devices x nodes images.
+        nodes: Hosts; above 1, torchrun or srun starts the processes.
         precision: "auto" takes the faster one, measured on this machine at the start of the run.
         accumulate: Batches per update.
         compile: Compile the step with torch.compile.
@@ -25,6 +28,8 @@ class Settings:
 
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    nodes: int = 1
     precision: Literal["auto", "32", "bf16"] = "auto"
     accumulate: int = 1
     compile: bool = False

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, NoReturn, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,6 +22,7 @@ from .interrupt import Interrupted, StopSignals
 from .logging import RunLog
 from .plan import planned, rescaled, set_trainable, validation_interval
 from .precision import choose
+from .processes import Lost, Processes, running_statistics
 from .randomness import seed_everything
 from .settings import Settings
 from .validation import validate
@@ -30,7 +31,10 @@ FLUSH = 10  # updates between two reads of the terms from the device
 
 
 class StepModule(nn.Module):
-    """The one module that Fabric wraps: its forward calls a step, so that several processes stay in step."""
+    """The one module that Fabric wraps: its forward calls a step, so that several processes stay in step.
+
+    Terms leave it detached: DDP expects a gradient for whatever an output depends on, and only the loss has one.
+    """
 
     def __init__(self, method: nn.Module) -> None:
         super().__init__()
@@ -38,7 +42,8 @@ class StepModule(nn.Module):
 
     def forward(self, step: object, batch: Batch, progress: float) -> StepOutput:
         """Call the stage's step."""
-        return cast(StepOutput, step(batch, progress))  # type: ignore[operator]
+        output = cast(StepOutput, step(batch, progress))  # type: ignore[operator]
+        return StepOutput(output.loss, {name: term.detach() for name, term in output.terms.items()})
 
 
 @dataclass(frozen=True)
@@ -54,35 +59,55 @@ class Trainer:
     """Runs a method's stages on batches, writing to a run folder."""
 
     def __init__(
-        self, method: nn.Module, batches: TrainingBatches, settings: Settings, folder: Path, device: str, log: RunLog
+        self,
+        method: nn.Module,
+        batches: TrainingBatches,
+        settings: Settings,
+        folder: Path,
+        device: str,
+        log: RunLog,
+        processes: Processes | None = None,
     ) -> None:
+        self.processes = processes or Processes(device=device)
         self.method = method
         self.batches = batches
         self.settings = settings
         self.checkpoints = folder / "checkpoints"
         self.folder = folder
         self.log = log
-        self.device = torch.device(device)
+        self.device = torch.device(self.processes.device)
         self.method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.processes.world > 1 and self.device.type == "cuda":  # on the CPU it has no kernels
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
         rows = (len(batches.labelled), len(batches.others))
-        self.stages = planned(cast(Method, method).stages(), settings, rows)
+        self.stages = planned(cast(Method, method).stages(), settings, rows, self.processes.world)
         self.progress = Progress()
+        self.module: Any = None
         self.waiting: list[tuple[int, float, StepOutput]] = []
+        # What the last whole update left of the buffers that a forward writes; None inside of an update
+        self.statistics: list[Tensor] = []
+        self.settled: list[Tensor] | None = []
+        # Several processes on the CPU log at once: what waits when one of them dies lacks its share
+        self.flush = FLUSH if self.processes.world == 1 or self.device.type == "cuda" else 1
         self._clock = (time.perf_counter(), 0)
 
     def start(self) -> str:
         """Prepare the first stage, or the one a checkpoint stands in; returns the precision, settled once per run."""
-        files = checkpoint.checkpoints(self.checkpoints)
-        number = checkpoint.peek(files[-1]).stage if files else 0
-        self._prepare(number, files[-1] if files else None)
+        number, file = self.processes.first(self._last)
+        self.processes.in_turn(lambda: self._prepare(number, file))
         stage = self.stages[number]
         if not self.progress.precision:
             set_trainable(self.method, stage.optimizers)
             batch = self._draw(0, stage, 0, 0)
-            self.progress.precision = choose(self.settings.precision, stage, self.method, batch)
-        plugin: Literal["bf16-mixed", "32-true"] = "bf16-mixed" if self.progress.precision == "bf16" else "32-true"
-        self.fabric = Fabric(accelerator=self.device.type, devices=1, precision=plugin)
+            chosen = choose(self.settings.precision, stage, self.method, batch)
+            self.progress.precision = self.processes.first(lambda: chosen)
+        self.fabric = self.processes.fabric("bf16-mixed" if self.progress.precision == "bf16" else "32-true")
         return self.progress.precision
+
+    def _last(self) -> tuple[int, Path | None]:
+        """(stage, file) of the last checkpoint."""
+        files = checkpoint.checkpoints(self.checkpoints)
+        return (checkpoint.peek(files[-1]).stage, files[-1]) if files else (0, None)
 
     def run(self) -> Trained:
         """Train from where `start` stands to the end of the last stage."""
@@ -93,10 +118,15 @@ class Trainer:
                 self.progress.precision = precision
             self._wrap(self.stages[number])
             with StopSignals() as self.signals:
-                self._run_stage(self.stages[number])
+                try:
+                    self._run_stage(self.stages[number])
+                except RuntimeError as error:
+                    self._part_from_lost(self.stages[number], error)
             if self.progress.best_file:
-                checkpoint.load_weights(self.checkpoints / self.progress.best_file, self.method)
-        return Trained(self.progress.best, checkpoint.checkpoints(self.checkpoints)[-1], precision)
+                if self.processes.rank == 0:
+                    checkpoint.load_weights(self.checkpoints / self.progress.best_file, self.method)
+                self.processes.share(checkpoint.stored_state(self.method).values())
+        return Trained(self.progress.best, cast(Path, self.processes.first(self._last)[1]), precision)
 
     def _prepare(self, number: int, file: Path | None) -> None:
         """Let the stage prepare itself, then load its checkpoint if there is one, and cut the log back to it."""
@@ -111,6 +141,14 @@ class Trainer:
         self.log.best = self.progress.best
         self.log.start_stage(stage.name, stage.iterations, self.progress.iteration)
         set_trainable(self.method, stage.optimizers)
+        if self.processes.world > 1:
+            if self.module is not None:
+                self.module = None
+                gc.collect()  # the hooks of the stage before would count gradients too
+            self.processes.share(checkpoint.stored_state(self.method).values())
+            if self.device.type == "cpu":
+                self.statistics = running_statistics(self.method)
+                self.settled = _copies(self.statistics)
         module: nn.Module = StepModule(self.method)
         if self.settings.compile:
             module = cast(nn.Module, torch.compile(module))
@@ -143,21 +181,26 @@ class Trainer:
                 with self.fabric.no_backward_sync(self.module, enabled=micro + 1 < len(batches)):
                     output = self.module(stage.step, rescaled(batch, scale), progress)
                     self.fabric.backward(output.loss / len(batches))
-                outputs.append(StepOutput(output.loss.detach(), {k: v.detach() for k, v in output.terms.items()}))
+                outputs.append(StepOutput(output.loss.detach(), output.terms))
+            # From the last exchange of an update on, nothing in it can fail for want of another process
+            self.processes.average(self.statistics)
+            self.settled = None
             self._optimize(stage, progress)
             stage.after_update(progress)
         state.iteration += 1
+        self.settled = _copies(self.statistics)
         self.waiting.append((state.iteration, stage.optimizers[0].param_groups[0]["lr"], _mean(outputs)))
-        if len(self.waiting) >= FLUSH or state.iteration == stage.iterations:
+        if len(self.waiting) >= self.flush or state.iteration == stage.iterations:
             self._flush(stage)
 
     def _draw(self, number: int, stage: Stage, iteration: int, micro: int) -> Batch:
-        position = iteration * self.settings.accumulate + micro
+        at_once = self.processes.world
+        position = (iteration * self.settings.accumulate + micro) * at_once + self.processes.rank
         self._seed(number, iteration, 0, micro)
         return stage.augment(self.batches.at(number, stage.batch, position, self.device))
 
-    def _seed(self, stage: int, iteration: int, substep: int, micro: int, rank: int = 0) -> None:
-        seed_everything(self.settings.seed, stage, iteration, substep, micro, rank)
+    def _seed(self, stage: int, iteration: int, substep: int, micro: int) -> None:
+        seed_everything(self.settings.seed, stage, iteration, substep, micro, self.processes.rank)
 
     def _optimize(self, stage: Stage, progress: float) -> None:
         factor = stage.schedule(progress)
@@ -169,13 +212,15 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    def _flush(self, stage: Stage) -> None:
-        """Read the waiting terms from the device, check them, log them."""
+    def _flush(self, stage: Stage, *, alone: bool = False) -> None:
+        """Read the waiting terms from the device, check and log them: the mean of all processes, or this one's."""
         since, counted = self._clock
         rate = max(0, self.progress.iteration - counted) / max(1e-9, time.perf_counter() - since)
-        for iteration, rate_of_learning, output in self.waiting:
-            terms = {name: float(value) for name, value in output.terms.items()}
-            loss = float(output.loss)
+        mine = [{"loss": float(o.loss), **{k: float(v) for k, v in o.terms.items()}} for _, _, o in self.waiting]
+        shares = [mine] if alone else self.processes.gather(mine)
+        for (iteration, rate_of_learning, _), *values in zip(self.waiting, *shares, strict=True):
+            terms = _mean_terms(values)
+            loss = terms.pop("loss")
             if not math.isfinite(loss):
                 self._refuse(stage, iteration, terms)
             entry = {"stage": stage.name, "iteration": iteration, "loss": loss, "lr": rate_of_learning, "terms": terms}
@@ -186,16 +231,20 @@ class Trainer:
         bad = ", ".join(f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)) or "the sum"
         files = checkpoint.checkpoints(self.checkpoints)
         kept = f"the checkpoint {files[-1].name} is intact" if files else "nothing had been saved yet"
-        raise UserError(
-            f"{stage.name}, iteration {iteration}: the loss is not finite ({bad}); {kept}. "
-            "Lower the learning rate, or use --precision 32"
+        raise self.processes.ending(
+            UserError(
+                f"{stage.name}, iteration {iteration}: the loss is not finite ({bad}); {kept}. "
+                "Lower the learning rate, or use --precision 32"
+            )
         )
 
     def _validate(self, stage: Stage) -> None:
         state = self.progress
         self._flush(stage)
         data = self.batches.dataset
-        scores = validate(stage.scored, data, self.device, lambda: self._stop_if_asked(stage)) if stage.scored else {}
+        scores = {}
+        if stage.scored:
+            scores = validate(stage.scored, data, self.device, lambda: self._stop_if_asked(stage), self.processes)
         set_trainable(self.method, stage.optimizers)
         state.validated = state.iteration
         if not scores:
@@ -203,23 +252,45 @@ class Trainer:
         state.stale += 1
         if state.best is None or scores["dice"] > state.best:
             state.best, state.stale = scores["dice"], 0
-            state.best_file = checkpoint.save_best(self.checkpoints, self.method, state)
+            state.best_file = self.processes.first(lambda: checkpoint.save_best(self.checkpoints, self.method, state))
         state.stopped = bool(self.settings.patience) and state.stale >= cast(int, self.settings.patience)
         self.log.best = state.best
         entry = {"stage": stage.name, "iteration": state.iteration, "validation": scores}
         self.log.validation(entry, stage.iterations)
 
-    def _save(self, stage: Stage) -> Path:
+    def _save(self, stage: Stage) -> None:
         self._flush(stage)
+        self.processes.first(lambda: self._write(stage))
+
+    def _write(self, stage: Stage) -> None:
         self.log.sync()
-        return checkpoint.save(self.checkpoints, self.method, stage.optimizers, self.progress)
+        checkpoint.save(self.checkpoints, self.method, stage.optimizers, self.progress)
 
     def _stop_if_asked(self, stage: Stage) -> None:
-        number = self.signals.received
-        if number is not None:
+        """Save and stop where any process got a signal; all ask at the same moments."""
+        number = self.processes.largest(self.signals.received or 0)
+        if number:
             self._save(stage)
             name = signal.Signals(number).name
-            raise Interrupted(number, f"stopped by {name}; continue with: segdistill train --resume {self.folder}")
+            message = f"stopped by {name}; continue with: segdistill train --resume {self.folder}"
+            raise self.processes.ending(Interrupted(number, message))
+
+    def _part_from_lost(self, stage: Stage, error: RuntimeError) -> NoReturn:
+        """Where another process is lost, save the last whole update if this first one still holds it; and end.
+
+        Not on GPUs: what is queued there waits for the lost one, and the weights with it.
+        """
+        reason = self.processes.lost(error)
+        if reason is None:
+            raise error
+        if self.processes.rank == 0 and self.device.type == "cpu" and self.settled is not None:
+            for statistic, value in zip(self.statistics, self.settled, strict=True):
+                statistic.copy_(value)
+            self._flush(stage, alone=True)
+            self._write(stage)
+        if self.processes.local > 0:
+            raise SystemExit(1)
+        raise Lost(f"{reason}; continue with: segdistill train --resume {self.folder}") from None
 
 
 def _mean(outputs: list[StepOutput]) -> StepOutput:
@@ -230,6 +301,17 @@ def _mean(outputs: list[StepOutput]) -> StepOutput:
 
     terms = {name: mean([o.terms[name] for o in outputs]) for name in outputs[0].terms}
     return StepOutput(mean([o.loss for o in outputs]), terms)
+
+
+def _mean_terms(values: list[dict[str, float]]) -> dict[str, float]:
+    """Mean over the processes that have the term."""
+    names = dict.fromkeys(name for terms in values for name in terms)
+    shares = {name: [terms[name] for terms in values if name in terms] for name in names}
+    return {name: sum(share) / len(share) for name, share in shares.items()}
+
+
+def _copies(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.clone() for tensor in tensors]
 
 
 def _clip(optimizer: Optimizer, norm: float | None, value: float | None) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batches import Dataset
+from .processes import Processes
 
 BATCH = 8
 
@@ -23,7 +24,11 @@ def dice_table(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
 
 
 def validate(
-    network: nn.Module, data: Dataset, device: torch.device, check: Callable[[], None] = lambda: None
+    network: nn.Module,
+    data: Dataset,
+    device: torch.device,
+    check: Callable[[], None] = lambda: None,
+    processes: Processes | None = None,
 ) -> dict[str, float]:
     """Mean Dice of a network on the validation split, per class and over all; empty when there is nothing to score.
 
@@ -31,20 +36,27 @@ def validate(
         network: (image, modality) -> logits; left in eval mode.
         data: Its "val" rows with a mask are scored.
         device: Where the network is.
-        check: Called before each batch; may raise to abandon the validation.
+        check: Called before each batch, equally often on all processes; may raise to abandon the validation.
+        processes: Each scores every world-th row; all get the same scores, those of one process.
     """
+    processes = processes or Processes()
     numbers = data.numbers("val", labelled=True)
     if len(numbers) == 0:
         return {}
     network.eval()
-    tables = []
+    share = numbers[processes.rank :: processes.world]
+    largest = len(numbers[:: processes.world])
+    tables = [torch.empty(0, len(data.classes) - 1, device=device)]
     with torch.inference_mode():
-        for start in range(0, len(numbers), BATCH):
+        for start in range(0, largest, BATCH):
             check()
-            batch = data.batch(numbers[start : start + BATCH], device)
-            logits = network(batch.image, batch.modality)
-            tables.append(dice_table(logits.argmax(1), batch.mask, len(data.classes)))
-    dice = torch.cat(tables)
+            if start < len(share):
+                batch = data.batch(share[start : start + BATCH], device)
+                logits = network(batch.image, batch.modality)
+                tables.append(dice_table(logits.argmax(1), batch.mask, len(data.classes)))
+    dice = torch.empty(len(numbers), len(data.classes) - 1)
+    for rank, table in enumerate(processes.gather(torch.cat(tables).cpu())):
+        dice[rank :: processes.world] = table
     per_class = dice.nanmean(0)
     names = (f"dice_{name}" for name in data.classes[1:])
     scores = {name: float(value) for name, value in zip(names, per_class, strict=True) if not value.isnan()}
