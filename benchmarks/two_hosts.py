@@ -26,7 +26,7 @@ from rich.console import Console
 
 from segdistill.data.batches import Dataset, TrainingBatches
 from segdistill.data.cache import Cache
-from segdistill.data.manifest import Row
+from segdistill.data.rows import Row
 from segdistill.engine.interrupt import StopSignals
 from segdistill.engine.logging import RunLog
 from segdistill.engine.processes import Processes

@@ -16,7 +16,7 @@ from toy import Plain, Toy, toy_data
 
 from segdistill.data.batches import Dataset
 from segdistill.data.cache import Cache
-from segdistill.data.manifest import Row
+from segdistill.data.rows import Row
 from segdistill.engine import checkpoint
 from segdistill.engine.logging import RunLog
 from segdistill.engine.processes import Processes
