@@ -1,7 +1,7 @@
 """KnowSAM's students: U-Net and V-Net side by side, their logits aggregated (upstream `KnowSAM`, `Discriminator`).
 
 Huang et al., TMI 2025 (arXiv 2412.13742) and its released code. 5.25 M parameters at two classes. Published: the output
-of the aggregation network takes the place of the logits; it ends in batch norm and LeakyReLU, which squeezes them. So by
+of the aggregation network takes the place of the logits; it ends in batch norm and LeakyReLU, which squeezes them. By
 default it only corrects the mean of the two. Official keys load by `from_official`.
 """
 
@@ -87,7 +87,8 @@ class CorrectedMean(nn.Module):
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """(z_a + z_b) / 2 + g h."""
-        return (z_a + z_b) / 2 + self.gate * self.aggregation(z_a, z_b)
+        z_f: Tensor = (z_a + z_b) / 2 + self.gate * self.aggregation(z_a, z_b)
+        return z_f
 
 
 class Trio(nn.Module):
@@ -111,12 +112,16 @@ class Trio(nn.Module):
     @staticmethod
     def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
         """KnowSAM's SGDL_best_model.pth under the names of `knowsam_trio(classes, corrects=False)`."""
-        parts = {"unet": UNet, "vnet": VNet, "aggregation": HybridAggregation}
-        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.from_official(state).items()}  # type: ignore[attr-defined]
+        parts = {
+            "unet": UNet.from_official(state),
+            "vnet": VNet.from_official(state),
+            "aggregation": HybridAggregation.from_official(state),
+        }
+        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
 
 
 def knowsam_trio(classes: int, corrects: bool = True) -> Trio:
-    """U-Net, V-Net and aggregation; `corrects=False`: the aggregation replaces their mean, as published and released."""
+    """U-Net, V-Net and aggregation; `corrects=False`: it replaces the mean of the two, as published and released."""
     return Trio(UNet(classes), VNet(classes), CorrectedMean(classes) if corrects else HybridAggregation(classes))
 
 

@@ -1,12 +1,14 @@
 """Segment Anything as a promptable teacher (Kirillov et al., ICCV 2023), at any size, classes folded into the batch.
 
 The parameters live in transformers' SAM modules under its names; `load_sam` fills them from the hub, a folder or an
-official file (`sam_weights`). The image encoder is computed here, because transformers' is square only, and computes the
-windows' padding: at 256 pixels (16 x 16 tokens, windows of 14) three quarters of its tokens are padding. Padded tokens
+official file (`sam_weights`). The image encoder is computed here, because transformers' is square only and computes the
+windows' padding too: at 256 pixels (16 x 16 tokens, windows of 14) two thirds of its tokens are padding. Padded tokens
 are all alike, so their keys and values are one vector, computed once; the function is the same.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +28,16 @@ WITHOUT_WEIGHTS = {"tiny": Shape(96, 3, (0,) * 4, True), "small": Shape(192, 6, 
 class EncoderBlock(nn.Module):
     """A transformer block of SAM's image encoder: tokens (B, h, w, D) -> (B, h, w, D).
 
-    Windows are cut after the first norm and padded with zeros; with `cut_first` before it, as in KnowSAM's released code,
-    so that padded tokens become the norm's bias. A window of 0 is the whole grid.
+    Windows are cut after the first norm and padded with zeros; with `cut_first` before it (KnowSAM's released code), so
+    that padded tokens become the norm's bias. A window of 0 is the whole grid.
     """
 
-    def __init__(self, layer: nn.Module, heads: int, window: int, cut_first: bool) -> None:
+    layer_norm1: nn.LayerNorm
+    attn: Any
+    layer_norm2: nn.LayerNorm
+    mlp: nn.Module
+
+    def __init__(self, layer: Any, heads: int, window: int, cut_first: bool) -> None:
         super().__init__()
         self.layer_norm1, self.attn = layer.layer_norm1, layer.attn
         self.layer_norm2, self.mlp = layer.layer_norm2, layer.mlp
@@ -103,6 +110,9 @@ class Sam(nn.Module):
     `origin` says whose weights these are; None: random ones, so all of it has to train.
     """
 
+    vision_encoder: Any
+    prompt_encoder: Any
+    mask_decoder: Any
     mean: Tensor
     std: Tensor
 
@@ -129,8 +139,12 @@ class Sam(nn.Module):
         frequencies.register_buffer("positional_embedding", torch.randn(2, WIDTH // 2))
         self._shape_positions()
         scale = 255.0 if normalise else 1.0
-        self.register_buffer("mean", torch.tensor(MEAN if normalise else (0.0,) * 3, device="cpu").view(3, 1, 1) / scale, False)
-        self.register_buffer("std", torch.tensor(STD if normalise else (1.0,) * 3, device="cpu").view(3, 1, 1) / scale, False)
+        self.register_buffer(
+            "mean", torch.tensor(MEAN if normalise else (0.0,) * 3, device="cpu").view(3, 1, 1) / scale, False
+        )
+        self.register_buffer(
+            "std", torch.tensor(STD if normalise else (1.0,) * 3, device="cpu").view(3, 1, 1) / scale, False
+        )
 
     def _shape_positions(self) -> None:
         """Position tables for this grid; transformers' are for a square one."""
@@ -142,11 +156,6 @@ class Sam(nn.Module):
                 h, w = (block.window, block.window) if block.window else self.grid
                 block.attn.rel_pos_h = nn.Parameter(torch.zeros(2 * h - 1, depth))
                 block.attn.rel_pos_w = nn.Parameter(torch.zeros(2 * w - 1, depth))
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The image encoder's transformer blocks; adapters replace its entries."""
-        return self.vision_encoder.layers  # type: ignore[no-any-return]
 
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> embedding (B, 256, H/16, W/16); SAM's normalisation is done here."""
@@ -207,10 +216,10 @@ class Sam(nn.Module):
         return masks[:, 0, 0]  # type: ignore[no-any-return]
 
 
-def _config(shape: Shape):  # type: ignore[no-untyped-def]
+def _config(shape: Shape) -> Any:
     from transformers.models.sam.configuration_sam import SamConfig
 
-    config = SamConfig(
+    config: Any = SamConfig(
         vision_config={
             "hidden_size": shape.width,
             "num_hidden_layers": len(shape.windows),
@@ -244,7 +253,9 @@ def load_sam(teacher: str, size: tuple[int, int], *, whole_windows: bool = False
         return random_sam(teacher, size)
     weights = read_weights(teacher)
     if weights.knowsam:
-        raise UserError(f"{teacher} is an adapted SAM of KnowSAM, which only --method knowsam can use; give SAM's own weights")
+        raise UserError(
+            f"{teacher} is an adapted SAM of KnowSAM, which only --method knowsam can use; give SAM's own weights"
+        )
     return build_sam(weights, size, whole_windows=whole_windows)
 
 
@@ -254,9 +265,12 @@ def random_sam(name: str, size: tuple[int, int], *, as_released: bool = False) -
     return Sam(shape, _checked(size), None, normalise=not as_released, cut_first=as_released)
 
 
-def build_sam(weights: Weights, size: tuple[int, int], *, whole_windows: bool = False, as_released: bool = False) -> Sam:
-    """SAM from weights that were read; `as_released` as in KnowSAM's code: no relative positions, inputs as they are
-    (in [0, 1]), windows cut before the first norm.
+def build_sam(
+    weights: Weights, size: tuple[int, int], *, whole_windows: bool = False, as_released: bool = False
+) -> Sam:
+    """SAM from weights that were read.
+
+    `as_released` is KnowSAM's code: no relative positions, inputs as they are (in [0, 1]), windows cut before the norm.
     """
     shape = shape_of(weights.state, weights.origin.file)
     windows = tuple(0 for _ in shape.windows) if whole_windows else shape.windows
@@ -267,7 +281,9 @@ def build_sam(weights: Weights, size: tuple[int, int], *, whole_windows: bool = 
     needed = {key: value.shape for key, value in sam.state_dict().items()}
     wrong = [f"{key} is missing" for key in sorted(needed.keys() - state.keys())]
     wrong += [f"{key} is unknown" for key in sorted(state.keys() - needed.keys())]
-    wrong += [f"{key} is {tuple(value.shape)}" for key, value in state.items() if needed.get(key, value.shape) != value.shape]
+    wrong += [
+        f"{key} is {tuple(value.shape)}" for key, value in state.items() if needed.get(key, value.shape) != value.shape
+    ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"{weights.origin.file}: not SAM's weights ({', '.join(wrong[:3])}{more}); give SAM or MedSAM")
@@ -277,5 +293,7 @@ def build_sam(weights: Weights, size: tuple[int, int], *, whole_windows: bool = 
 
 def _checked(size: tuple[int, int]) -> tuple[int, int]:
     if size[0] % PATCH or size[1] % PATCH or min(size) < PATCH:
-        raise UserError(f"SAM needs sides of multiples of {PATCH}, not {size[0]} x {size[1]}; change the size of the images")
+        raise UserError(
+            f"SAM needs sides of multiples of {PATCH}, not {size[0]} x {size[1]}; change the size of the images"
+        )
     return size

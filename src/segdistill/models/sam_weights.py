@@ -1,7 +1,7 @@
 """SAM's weights: found by name, folder or file, under transformers' names, at the size of the training.
 
 Official files (`.pth`: SAM, MedSAM, KnowSAM's sam_best_model.pth) are renamed; hub files (`facebook/sam-vit-base`,
-`wanglab/medsam-vit-base`) have the names already. The architecture is read off the tensors, so no config file is needed.
+`wanglab/medsam-vit-base`) have the names already. The architecture is read off the tensors; no config file is needed.
 """
 
 from __future__ import annotations
@@ -118,12 +118,18 @@ def _find(teacher: str) -> Path:
         for name in HUB_FILES:
             if (path / name).is_file():
                 return path / name
-        raise UserError(f"{path} holds no {' or '.join(HUB_FILES)}; give the folder of a SAM from the hub, or a .pth file")
+        raise UserError(
+            f"{path} holds no {' or '.join(HUB_FILES)}; give the folder of a SAM from the hub, or a .pth file"
+        )
     if path.suffix in SUFFIXES or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", teacher):
         source = OFFICIAL_FILES.get(path.name)
-        way = f"fetch {source} and save it as {path.absolute()}" if source else (
-            "give tiny, small, a hub name such as facebook/sam-vit-base, a folder of one, or an official file "
-            f"such as {META}sam_vit_b_01ec64.pth"
+        way = (
+            f"fetch {source} and save it as {path.absolute()}"
+            if source
+            else (
+                "give tiny, small, a hub name such as facebook/sam-vit-base, a folder of one, or an official file "
+                f"such as {META}sam_vit_b_01ec64.pth"
+            )
         )
         raise UserError(f"SAM's weights {teacher!r} do not exist; {way}")
     return _from_hub(teacher)
@@ -155,8 +161,8 @@ def _from_hub(name: str) -> Path:
             break
     raise UserError(
         f"{name}: not in the cache {constants.HF_HUB_CACHE} and {reason}; fetch "
-        f"https://huggingface.co/{name}/resolve/main/{HUB_FILES[0]} (or {HUB_FILES[1]}) into a folder and give that folder, "
-        f"or run `hf download {name}` where there is a network and copy that cache"
+        f"https://huggingface.co/{name}/resolve/main/{HUB_FILES[0]} (or {HUB_FILES[1]}) into a folder and give that "
+        f"folder, or run `hf download {name}` where there is a network and copy that cache"
     )
 
 
@@ -174,7 +180,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not readable as weights ({reason}); fetch the file again") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: needed a state dict of tensors and nothing else; save SAM's state_dict() alone")
-    return {str(key): value.float() for key, value in state.items()}
+    return {str(k): v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
 def shape_of(state: dict[str, Tensor], name: str) -> Shape:
@@ -182,8 +188,8 @@ def shape_of(state: dict[str, Tensor], name: str) -> Shape:
     depth = len({key.split(".")[2] for key in state if key.startswith("vision_encoder.layers.")})
     if depth == 0 or "vision_encoder.pos_embed" not in state:
         raise UserError(
-            f"{name}: no SAM (no image encoder among its keys {', '.join(sorted(state)[:3])}, ...); give SAM ViT-B, L, H "
-            "or MedSAM, official or from the hub"
+            f"{name}: no SAM (no image encoder among its keys {', '.join(sorted(state)[:3])}, ...); give SAM ViT-B, L, "
+            "H or MedSAM, official or from the hub"
         )
     width = state["vision_encoder.pos_embed"].shape[-1]
     tables = [state.get(f"vision_encoder.layers.{i}.attn.rel_pos_h") for i in range(depth)]
