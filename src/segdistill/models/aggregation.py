@@ -14,6 +14,7 @@ from .unet import UNet
 from .vnet import VNet
 
 GATE = 0.1  # weight of the correction at the start
+RAMP = 0.01  # half the width of the default's soft threshold; published: 0
 OFFICIAL = {  # KnowSAM's `Discriminator`
     "ambiguous_conv.": "disagreement.",
     "entmap_conv.": "certainty.",
@@ -52,11 +53,15 @@ class HybridAggregation(nn.Module):
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Not detached: what is asked of h reaches both subnets."""
         p_a, p_b = z_a.softmax(1), z_b.softmax(1)
-        agreed = ((p_a > 0.5) == (p_b > 0.5)).to(z_a.dtype)  # 1 - XOR, per class
+        agreed = 1 - self._disagree(p_a, p_b)
         certain = 1 - torch.cat([entropy_map(p_a), entropy_map(p_b)], 1)
         parts = [self.disagreement(agreed), self.certainty(certain), self.logits(torch.cat([z_a, z_b], 1))]
         h: Tensor = self.fusion(torch.cat(parts, 1))
         return h
+
+    def _disagree(self, p_a: Tensor, p_b: Tensor) -> Tensor:
+        """XOR([p_a > .5], [p_b > .5]), per class."""
+        return ((p_a > 0.5) != (p_b > 0.5)).to(p_a.dtype)
 
     @staticmethod
     def from_official(state: dict[str, Tensor], prefix: str = "Discriminator.") -> dict[str, Tensor]:
@@ -67,6 +72,17 @@ class HybridAggregation(nn.Module):
                 if key.startswith(prefix + old):
                     renamed[new + key.removeprefix(prefix + old)] = value
         return renamed
+
+
+class SteadyAggregation(HybridAggregation):
+    """The exclusive or ramps between p = .49 and .51, so that rounding cannot flip a pixel.
+
+    With the step, two correct programs (torch, onnxruntime) may differ visibly around a pixel with p = .5.
+    """
+
+    def _disagree(self, p_a: Tensor, p_b: Tensor) -> Tensor:
+        a, b = (((p.detach() - 0.5) / (2 * RAMP) + 0.5).clamp(0, 1) for p in (p_a, p_b))
+        return a + b - 2 * a * b
 
 
 class Mean(nn.Module):
@@ -82,7 +98,7 @@ class CorrectedMean(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.aggregation = HybridAggregation(classes)
+        self.aggregation = SteadyAggregation(classes)
         self.gate = nn.Parameter(torch.tensor(GATE))
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def _find(teacher: str) -> Path:
 def _from_hub(name: str) -> Path:
     """The file in the hub's cache; downloaded only if it is not there."""
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     for file in HUB_FILES:
         try:
@@ -152,10 +152,11 @@ def _from_hub(name: str) -> Path:
         except RepositoryNotFoundError:
             reason = "the hub has no such model, or not for you"
             break
-        except EntryNotFoundError as error:
-            if isinstance(error, OSError) and not hasattr(error, "response"):  # LocalEntryNotFound: no network
-                reason = "the hub cannot be reached"
-                break
+        except LocalEntryNotFoundError:  # also an EntryNotFoundError
+            reason = "the hub cannot be reached"
+            break
+        except EntryNotFoundError:
+            continue
         except Exception as error:  # the client's own: timeouts, proxies, full disks
             reason = " ".join(str(error).split())[:120]
             break
