@@ -46,7 +46,7 @@ def test_any_size_keeps_its_size(name, size):
         assert network(torch.rand(1, 3, *size)).shape == (1, 3, *size)
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", ["unet", "vnet"])
 def test_padding_is_only_at_the_far_sides(name):
     network = build_student(name, classes=2).eval()
     image = torch.rand(1, 3, 40, 56)

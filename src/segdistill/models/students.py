@@ -8,10 +8,16 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..types import UserError
+from .aggregation import knowsam_mean, knowsam_trio
 from .unet import UNet
 from .vnet import VNet
 
-STUDENTS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "vnet": VNet}
+STUDENTS: dict[str, Callable[..., nn.Module]] = {
+    "unet": UNet,
+    "vnet": VNet,
+    "knowsam_trio": knowsam_trio,
+    "knowsam_mean": knowsam_mean,
+}
 
 
 class StudentSpec(NamedTuple):
