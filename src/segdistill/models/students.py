@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..types import UserError
+from .polyp_pvt import polyp_pvt
 from .unet import UNet
 from .vnet import VNet
 
-STUDENTS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "vnet": VNet}
+STUDENTS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "vnet": VNet, "polyp_pvt": polyp_pvt}
 
 
 class StudentSpec(NamedTuple):
