@@ -13,7 +13,7 @@ from segdistill.models.polyp_pvt import enlarged
 from segdistill.models.polyp_pvt_official import load_polyp_pvt, polyp_pvt_state
 from segdistill.models.pvt import VARIANTS, from_official, load_backbone, pvt_v2, variant_of
 from segdistill.models.students import build_student, student_spec
-from segdistill.models.weights import read_tensors
+from segdistill.models.weights import read_weights
 from segdistill.types import UserError
 
 TINY = json.loads((Path(__file__).parents[1] / "reference" / "polyp_pvt_tiny.json").read_text(encoding="utf-8"))
@@ -164,9 +164,10 @@ def same(a, b):
     return all(torch.equal(value, b[key]) for key, value in a.items())
 
 
-def test_backbone_weights_of_pvt(official, network, tmp_path):
+@pytest.mark.parametrize("give", [lambda file: file, lambda file: file.parent], ids=["file", "folder"])
+def test_backbone_weights_of_pvt(official, network, tmp_path, give):
     backbone = pvt_v2("b0")
-    load_backbone(backbone, str(backbone_file(official, tmp_path)))
+    load_backbone(backbone, str(give(backbone_file(official, tmp_path))))
     assert same(backbone.state_dict(), network.backbone.state_dict())
 
 
@@ -235,7 +236,7 @@ def test_foreign_files_give_tensors_or_one_line(tmp_path, kind):
     if kind == "values":
         torch.save({"epoch": 3, "a": torch.zeros(1)}, path)
     with pytest.raises(UserError, match=r"x\.") as error:
-        read_tensors(path)
+        read_weights(path)
     assert "\n" not in str(error.value)
     assert not Payload.ran
 

@@ -131,12 +131,16 @@ class PolypPVT(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
 
-    def encode(self, image: Tensor) -> list[Tensor]:
-        """Features of the four stages, shallow first, of the padded image."""
+    def padded(self, image: Tensor) -> Tensor:
+        """The image as the network sees it: zeros at the bottom and right up to a multiple of 32."""
         height, width = image.shape[-2:]
         if min(height, width) < SMALLEST:
             image = F.pad(image, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)))
-        features: list[Tensor] = self.backbone((pad_to_multiple(image, 32) - self.mean) / self.std)
+        return pad_to_multiple(image, 32)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Features of the four stages, shallow first, of the padded image."""
+        features: list[Tensor] = self.backbone((self.padded(image) - self.mean) / self.std)
         return features
 
     def maps(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:

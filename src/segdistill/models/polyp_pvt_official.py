@@ -11,7 +11,7 @@ from ..types import UserError
 from .polyp_pvt import PolypPVT
 from .pvt import from_official, variant_in
 from .students import build_student
-from .weights import read_tensors
+from .weights import read_weights
 
 CONV_NORMS = {
     "Translayer2_0": "identification.out",
@@ -61,7 +61,7 @@ def load_polyp_pvt(path: Path) -> PolypPVT:
 
     Raises UserError for a file that is no Polyp-PVT.
     """
-    state = polyp_pvt_state(read_tensors(path))
+    state = polyp_pvt_state(read_weights(path))
     try:
         variant = variant_in({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
         classes = len(state["heads.0.bias"]) + 1

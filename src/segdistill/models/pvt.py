@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..types import UserError
-from .weights import read_tensors
+from .weights import read_weights
 
 
 class Variant(NamedTuple):
@@ -72,12 +72,19 @@ def pvt_v2(variant: str) -> PvtV2:
 
 
 def load_backbone(network: PvtV2, source: str) -> None:
-    """Put published ImageNet weights into the network: `hub`, or the path of a `pvt_v2_b*.pth` or of the hub's file.
+    """Put published ImageNet weights into the network.
 
-    Raises UserError if they cannot be had, or are those of another variant.
+    Args:
+        network: Any variant.
+        source: `hub`; or a `pvt_v2_b*.pth` or the hub's file; or a folder that holds the former under its name.
+
+    Raises:
+        UserError: They cannot be had, or are those of another variant.
     """
     path = _from_hub(network) if source == "hub" else Path(source)
-    state = from_official(read_tensors(path))
+    if path.is_dir():
+        path = path / f"pvt_v2_{variant_of(network)}.pth"
+    state = from_official(read_weights(path))
     own = network.state_dict()
     wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
     if wrong:

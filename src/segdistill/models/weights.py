@@ -11,7 +11,7 @@ from torch import Tensor
 from ..types import UserError
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors file, or in one that torch saved (`weights_only`: no code in it can run).
 
     Keys lose the prefix `module.` of DataParallel. Raises UserError for a file that is missing, cut off or holds more
