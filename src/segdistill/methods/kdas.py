@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ class KDASConfig:
         teacher_backbone: PVTv2 of the teacher that the first stage trains.
         backbone_weights: ImageNet weights for both: hub, none, or a file or folder of pvt_v2_b*.pth.
         distil: What the student learns from the teacher; none is the control without a teacher.
-        unlabelled: Whether images without a label are distilled too, then by pixels also.
+        unlabelled: Whether images without a label are distilled too; KDAS's own terms then by pixels also.
         iterations: Iterations of the student's stage, of three updates each.
         teacher_iterations: Iterations of the teacher's stage.
         labelled_batch: Labelled images per batch.
@@ -97,6 +97,9 @@ class Taught(NamedTuple):
     features: list[Tensor]  # of a Polyp-PVT; empty for another teacher
 
 
+Maps = TypeVar("Maps", PolypMaps, Taught)
+
+
 class KDAS(nn.Module):
     """A student and its teacher."""
 
@@ -119,6 +122,7 @@ class KDAS(nn.Module):
         self.distilled: dict[str, Callable[[PolypMaps, Taught], Tensor]] = {
             name: self.losses()[name] for name in DISTILLED[config.distil]
         }
+        self.pixels_too = config.unlabelled and not {"pixel", "feature"} & self.distilled.keys()
 
     def losses(self) -> dict[str, Callable[[PolypMaps, Taught], Tensor]]:
         """Everything that can be distilled, by the names of DISTILLED."""
@@ -178,10 +182,11 @@ class KDAS(nn.Module):
         if self.teacher is None:
             return StepOutput(loss, terms)
         t = self.taught(batch)
+        s, t = annotated(s, batch.classes), annotated(t, batch.classes)
         terms |= {name: distilled(s, t) for name, distilled in self.distilled.items()}
         other = (~batch.labelled).nonzero()[:, 0]
-        if len(other) and "pixel" not in terms:
-            terms["pixel"] = distillation_kl(*known(s.logits, t.logits, batch.classes, other), c.temperature)
+        if self.pixels_too and len(other):
+            terms["pixel"] = distillation_kl(s.logits[other], t.logits[other], c.temperature)
         return StepOutput(loss + c.alpha * cast(Tensor, sum(v for k, v in terms.items() if k != "seg")), terms)
 
     def segmentation(self, s: PolypMaps, batch: Batch) -> Tensor:
@@ -230,9 +235,11 @@ def released_symmetric(s: PolypMaps, t: Taught) -> Tensor:
     return released_symmetric_loss(enlarged(s.first)[:, 1:], enlarged(t.first)[:, 1:])
 
 
-def known(student: Tensor, teacher: Tensor, classes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits of some rows, over the classes annotated there."""
-    return annotated_logits(student[rows], classes[rows]), annotated_logits(teacher[rows], classes[rows])
+def annotated(maps: Maps, classes: Tensor) -> Maps:
+    """Without the classes that a row does not annotate: 0 in the maps, no probability in the logits, no gradient."""
+    unknown = ~classes[:, 1:, None, None]
+    first, second = maps.first.masked_fill(unknown, 0), maps.second.masked_fill(unknown, 0)
+    return maps._replace(first=first, second=second, logits=annotated_logits(maps.logits, classes))
 
 
 def weak_turned(batch: Batch) -> Batch:
