@@ -27,9 +27,15 @@ pytestmark = pytest.mark.parametrize("name", METHODS)
 DUE = {"unimatch": {"threshold": 0.0}}  # settings under which every term acts on an untrained network
 
 
+# Smaller and faster than what a paper publishes, where that would take minutes here.
+SMALL = {"kdas": {"teacher_backbone": "b0", "learning_rate": 1e-3, "labelled_batch": 4, "other_batch": 4}}
+
+
 def build(name, classes=2, size=SIZE, **settings):
     seed_everything(0)
-    method = METHODS[name](METHODS[name].Config(**settings), Task(classes, (size, size), ("",), 8, 8))
+    method = METHODS[name](
+        METHODS[name].Config(**SMALL.get(name, {}) | settings), Task(classes, (size, size), ("",), 8, 8)
+    )
     return method, method.stages()
 
 
@@ -171,8 +177,9 @@ def test_a_plan_can_be_shortened(name):
 
 
 def test_eight_images_are_learnt(name):
-    method, stages = build(name)
-    batch = make_batch(8, 4)
+    size = {"kdas": 64}.get(name, SIZE)  # its maps are at 1/8 of the image
+    method, stages = build(name, size=size)
+    batch = make_batch(8, 4, size=size)
     for stage in stages:
         set_trainable(method, stage.optimizers)
         for i in range(60):
@@ -201,7 +208,7 @@ def test_resumed_is_uninterrupted(name, tmp_path, monkeypatch):
     def run(folder):
         folder.mkdir(exist_ok=True)
         seed_everything(0)
-        method = METHODS[name](METHODS[name].Config(), Task(2, (SIZE, SIZE), ("",), 6, 4))
+        method = METHODS[name](METHODS[name].Config(**SMALL.get(name, {})), Task(2, (SIZE, SIZE), ("",), 6, 4))
         log = RunLog(folder, Console(quiet=True))
         trainer = Trainer(method, toy_data(SIZE), settings(), folder, "cpu", log)
         with log:

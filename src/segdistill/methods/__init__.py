@@ -2,8 +2,14 @@
 
 from typing import Any
 
+from .kdas import KDAS
 from .mean_teacher import MeanTeacher
 from .supervised import Supervised
 from .unimatch import UniMatch
 
-METHODS: dict[str, Any] = {"supervised": Supervised, "mean_teacher": MeanTeacher, "unimatch": UniMatch}
+METHODS: dict[str, Any] = {
+    "supervised": Supervised,
+    "mean_teacher": MeanTeacher,
+    "unimatch": UniMatch,
+    "kdas": KDAS,
+}

@@ -17,7 +17,7 @@ from .adapters import adapt
 from .freeze import freeze
 from .prompts import WIDTH, LearnablePrompts
 from .sam import WITHOUT_WEIGHTS, Sam, build_sam, random_sam
-from .sam_weights import read_weights
+from .sam_weights import read_sam
 
 LEAST = 64  # pixels: psi halves the grid of 16-pixel tokens twice
 
@@ -91,7 +91,7 @@ def knowsam_teacher(
     if teacher in WITHOUT_WEIGHTS:
         sam, trained = random_sam(teacher, size, as_released=as_released), {}
     else:
-        weights = read_weights(teacher)
+        weights = read_sam(teacher)
         trained = weights.knowsam
         as_released = as_released or bool(trained)
         sam = build_sam(weights, size, whole_windows=whole_windows, as_released=as_released)

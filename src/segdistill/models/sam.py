@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..types import UserError
-from .sam_weights import Origin, Shape, Weights, read_weights, resized, shape_of
+from .sam_weights import Origin, Shape, Weights, read_sam, resized, shape_of
 
 PATCH = 16
 WIDTH = 256  # of embeddings and prompts
@@ -251,7 +251,7 @@ def load_sam(teacher: str, size: tuple[int, int], *, whole_windows: bool = False
     """
     if teacher in WITHOUT_WEIGHTS:
         return random_sam(teacher, size)
-    weights = read_weights(teacher)
+    weights = read_sam(teacher)
     if weights.knowsam:
         raise UserError(
             f"{teacher} is an adapted SAM of KnowSAM, which only --method knowsam can use; give SAM's own weights"

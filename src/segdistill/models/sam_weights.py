@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..types import UserError
+from .weights import HUB_FILES, from_hub, read_weights
 
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 HEADS = {768: 12, 1024: 16, 1280: 16}  # ViT-B, L, H
 WINDOW = 14  # of all official models
@@ -81,14 +80,14 @@ class Weights(NamedTuple):
     origin: Origin
 
 
-def read_weights(teacher: str) -> Weights:
+def read_sam(teacher: str) -> Weights:
     """Find and read a hub name, a local folder of one, or a file.
 
     Raises:
         UserError: it is not there (with what to fetch and where to put it), unreadable, or holds more than tensors.
     """
     path = _find(teacher)
-    state = _read(path)
+    state = {k: v.float() if v.is_floating_point() else v for k, v in read_weights(path).items()}
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if any(key.startswith("image_encoder.") for key in state):
@@ -132,56 +131,7 @@ def _find(teacher: str) -> Path:
             )
         )
         raise UserError(f"SAM's weights {teacher!r} do not exist; {way}")
-    return _from_hub(teacher)
-
-
-def _from_hub(name: str) -> Path:
-    """The file in the hub's cache; downloaded only if it is not there."""
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    for file in HUB_FILES:
-        try:
-            return Path(hf_hub_download(name, file, local_files_only=True))
-        except (OSError, ValueError):
-            continue
-    reason = "the hub has neither file"
-    for file in HUB_FILES:
-        try:
-            return Path(hf_hub_download(name, file, etag_timeout=10))
-        except RepositoryNotFoundError:
-            reason = "the hub has no such model, or not for you"
-            break
-        except LocalEntryNotFoundError:  # also an EntryNotFoundError
-            reason = "the hub cannot be reached"
-            break
-        except EntryNotFoundError:
-            continue
-        except Exception as error:  # the client's own: timeouts, proxies, full disks
-            reason = " ".join(str(error).split())[:120]
-            break
-    raise UserError(
-        f"{name}: not in the cache {constants.HF_HUB_CACHE} and {reason}; fetch "
-        f"https://huggingface.co/{name}/resolve/main/{HUB_FILES[0]} (or {HUB_FILES[1]}) into a folder and give that "
-        f"folder, or run `hf download {name}` where there is a network and copy that cache"
-    )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Every tensor as float32."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises anything: UnpicklingError, RuntimeError, KeyError, EOFError
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not readable as weights ({reason}); fetch the file again") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path}: needed a state dict of tensors and nothing else; save SAM's state_dict() alone")
-    return {str(k): v.float() if v.is_floating_point() else v for k, v in state.items()}
+    return from_hub(teacher)
 
 
 def shape_of(state: dict[str, Tensor], name: str) -> Shape:

@@ -1,0 +1,279 @@
+"""KDAS (Trinh et al., ICME 2024): a compact polyp segmenter by attention supervision and symmetrical guiding.
+
+Teacher Polyp-PVT on PVTv2-b2, student the same on b0. The attention of the student's two maps over their own rows
+follows the teacher's (L_AT), and so does their symmetric part (L_SGM), which tolerates where the two disagree
+otherwise. The paper's teacher is a given file; here a first stage trains it on the user's labels, or any student of
+ours teaches. Beyond the paper: other classes than one, images without a label, controls. Left out: choosing the best
+checkpoint on the test sets. `as_released` computes what the code at 647d51b does, in which L_AT has no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from ..losses.attention import (
+    attention_loss,
+    released_attention_loss,
+    released_symmetric_loss,
+    symmetric_loss,
+)
+from ..losses.distillation import distillation_kl, feature_distance
+from ..losses.segmentation import annotated_logits
+from ..losses.structure import released_structure_loss, structure_loss
+from ..models.polyp_pvt import STRIDE, PolypMaps, PolypPVT, enlarged
+from ..models.pvt import load_backbone
+from ..models.students import build_student
+from ..models.teachers import load_teacher
+from ..transforms.presets import weak
+from ..types import Batch, Clip, Stage, StepOutput, Task, UserError
+
+SCALES = (0.75, 1.0, 1.25)  # released; one update each
+DISTILLED = {  # the controls: what is distilled, nothing else differs
+    "none": (),
+    "pixel": ("pixel",),
+    "feature": ("feature",),
+    "attention": ("attention",),
+    "symmetric": ("symmetric",),
+    "both": ("attention", "symmetric"),
+}
+
+
+@dataclass(frozen=True)
+class KDASConfig:
+    """Settings of KDAS.
+
+    Attributes:
+        backbone: PVTv2 of the student, b0 to b5.
+        teacher: Run, student folder or Polyp-PVT checkpoint that teaches; empty: a first stage trains the teacher.
+        teacher_backbone: PVTv2 of the teacher that the first stage trains.
+        backbone_weights: ImageNet weights for both: hub, none, or a file or folder of pvt_v2_b*.pth.
+        distil: What the student learns from the teacher; none is the control without a teacher.
+        unlabelled: Whether images without a label are distilled too; KDAS's own terms then by pixels also.
+        iterations: Iterations of the student's stage, of three updates each.
+        teacher_iterations: Iterations of the teacher's stage.
+        labelled_batch: Labelled images per batch.
+        other_batch: Other images per batch.
+        learning_rate: Learning rate of AdamW, constant.
+        weight_decay: Decoupled weight decay.
+        clip_value: Gradients are clipped to this value, element by element.
+        temperature: Of the attention and of the pixels.
+        alpha: Weight of what is distilled; the labels have 1 - alpha.
+        as_released: Compute what the released code does, faults included.
+    """
+
+    backbone: str = "b0"
+    teacher: str = ""
+    teacher_backbone: str = "b2"
+    backbone_weights: str = "none"  # published: ImageNet's, recipes/kdas_polyp.yaml
+    distil: Literal["none", "pixel", "feature", "attention", "symmetric", "both"] = "both"
+    unlabelled: bool = True  # published: there are none
+    iterations: int = 3000  # published: 99 epochs of 1450 images, 8960
+    teacher_iterations: int = 3000  # published: 100 epochs (Polyp-PVT)
+    labelled_batch: int = 16  # released
+    other_batch: int = 16
+    learning_rate: float = 1e-4  # released
+    weight_decay: float = 1e-4  # released
+    clip_value: float = 0.5  # released
+    temperature: float = 2.0  # released
+    alpha: float = 0.3  # released
+    as_released: bool = False
+
+
+class Taught(NamedTuple):
+    """What the teacher says about a batch, on the student's grid."""
+
+    first: Tensor  # t_1, (B, C - 1, h, w)
+    second: Tensor  # t_2
+    logits: Tensor  # (B, C, H, W)
+    features: list[Tensor]  # of a Polyp-PVT; empty for another teacher
+
+
+Maps = TypeVar("Maps", PolypMaps, Taught)
+
+
+class KDAS(nn.Module):
+    """A student and its teacher."""
+
+    Config = KDASConfig
+
+    def __init__(self, config: KDASConfig, task: Task) -> None:
+        super().__init__()
+        check(config, task)
+        self.config = config
+        self.student = polyp_pvt(task.classes, config.backbone, config.backbone_weights)
+        self.teacher: nn.Module | None = None
+        if config.teacher and config.distil != "none":
+            self.teacher = load_teacher(Path(config.teacher), task.classes)
+        elif config.distil != "none":
+            self.teacher = polyp_pvt(task.classes, config.teacher_backbone, config.backbone_weights)
+        self.projections = nn.ModuleList()
+        if config.distil == "feature":
+            self.projections.extend(projections(self.student, self.teacher))
+        self.structure = released_structure_loss if config.as_released else structure_loss
+        self.distilled: dict[str, Callable[[PolypMaps, Taught], Tensor]] = {
+            name: self.losses()[name] for name in DISTILLED[config.distil]
+        }
+        self.pixels_too = config.unlabelled and not {"pixel", "feature"} & self.distilled.keys()
+
+    def losses(self) -> dict[str, Callable[[PolypMaps, Taught], Tensor]]:
+        """Everything that can be distilled, by the names of DISTILLED."""
+        c = self.config
+        return {
+            "pixel": lambda s, t: distillation_kl(s.logits, t.logits, c.temperature),
+            "feature": self.feature,
+            "attention": partial(released_attention if c.as_released else attention, temperature=c.temperature),
+            "symmetric": released_symmetric if c.as_released else symmetric,
+        }
+
+    def stages(self) -> list[Stage]:
+        """The teacher on the labels, unless one was given or none is needed; then the student on labels and teacher."""
+        c = self.config
+        others = c.other_batch if c.unlabelled and self.teacher is not None else 0
+        student = [*self.student.parameters(), *self.projections.parameters()]
+        last = self.stage("student", self.step, student, c.iterations, others, self.student)
+        if self.teacher is None or c.teacher:
+            return [last]
+        taught = list(self.teacher.parameters())
+        return [self.stage("teacher", self.teach, taught, c.teacher_iterations, 0, self.teacher), last]
+
+    def stage(
+        self,
+        name: str,
+        step: Callable[[Batch, float], StepOutput],
+        parameters: list[nn.Parameter],
+        iterations: int,
+        others: int,
+        scored: nn.Module,
+    ) -> Stage:
+        """Both stages train alike: AdamW at a constant rate, three scales per batch."""
+        c = self.config
+        return Stage(
+            name=name,
+            step=step,
+            optimizers=[AdamW(parameters, lr=c.learning_rate, weight_decay=c.weight_decay)],
+            iterations=iterations,
+            batch=(c.labelled_batch, others),
+            augment=weak_turned,
+            scored=scored,
+            scales=SCALES,
+            clip=Clip(value=c.clip_value),
+        )
+
+    def teach(self, batch: Batch, progress: float) -> StepOutput:
+        """L_seg of the teacher."""
+        terms = {"seg": self.segmentation(cast(PolypPVT, self.teacher).explain(batch.image), batch)}
+        return StepOutput(terms["seg"], terms)
+
+    def step(self, batch: Batch, progress: float) -> StepOutput:
+        """L = (1 - alpha) L_seg + alpha (L_AT + L_SGM); s the student's maps, t the teacher's."""
+        c = self.config
+        s = self.student.explain(batch.image)
+        terms = {"seg": self.segmentation(s, batch)}
+        loss = (1 - c.alpha) * terms["seg"]
+        if self.teacher is None:
+            return StepOutput(loss, terms)
+        t = self.taught(batch)
+        s, t = annotated(s, batch.classes), annotated(t, batch.classes)
+        terms |= {name: distilled(s, t) for name, distilled in self.distilled.items()}
+        other = (~batch.labelled).nonzero()[:, 0]
+        if self.pixels_too and len(other):
+            terms["pixel"] = distillation_kl(s.logits[other], t.logits[other], c.temperature)
+        return StepOutput(loss + c.alpha * cast(Tensor, sum(v for k, v in terms.items() if k != "seg")), terms)
+
+    def segmentation(self, s: PolypMaps, batch: Batch) -> Tensor:
+        """L_seg = structure(s_1) + structure(s_2) at the size of the image, labelled rows only."""
+        height, width = batch.image.shape[-2:]
+        first, second = (enlarged(x)[..., :height, :width] for x in (s.first, s.second))
+        target = batch.mask, batch.labelled, batch.classes
+        return self.structure(first, *target) + self.structure(second, *target)
+
+    @torch.no_grad()
+    def taught(self, batch: Batch) -> Taught:
+        """The teacher's maps; of one that is no Polyp-PVT, its logits less the background's, averaged to the grid."""
+        if isinstance(self.teacher, PolypPVT):
+            t = self.teacher.explain(batch.image)
+            return Taught(t.first, t.second, t.logits, t.features)
+        height, width = batch.image.shape[-2:]
+        z = cast(nn.Module, self.teacher)(self.student.padded(batch.image), batch.modality).float()
+        both = F.avg_pool2d(z[:, 1:] - z[:, :1], STRIDE)
+        return Taught(both, both, z[..., :height, :width], [])
+
+    def feature(self, s: PolypMaps, t: Taught) -> Tensor:
+        """FitNets: the student's stages, projected, against the teacher's."""
+        projected = [project(f) for project, f in zip(self.projections, s.features, strict=True)]
+        return feature_distance(projected, t.features)
+
+
+def attention(s: PolypMaps, t: Taught, temperature: float) -> Tensor:
+    """L_AT over both maps."""
+    return attention_loss(s.first, t.first, temperature) + attention_loss(s.second, t.second, temperature)
+
+
+def symmetric(s: PolypMaps, t: Taught) -> Tensor:
+    """L_SGM over both maps."""
+    return symmetric_loss(s.first, t.first) + symmetric_loss(s.second, t.second)
+
+
+def released_attention(s: PolypMaps, t: Taught, temperature: float) -> Tensor:
+    """Constant in the student; its NaN is logged as 0, which has the same gradient and lets the run go on."""
+    pairs = ((s.first, t.first), (s.second, t.second))
+    losses = [released_attention_loss(enlarged(a)[:, 1:], enlarged(b)[:, 1:], temperature) for a, b in pairs]
+    return torch.stack(losses).nan_to_num().sum()
+
+
+def released_symmetric(s: PolypMaps, t: Taught) -> Tensor:
+    """P1 only."""
+    return released_symmetric_loss(enlarged(s.first)[:, 1:], enlarged(t.first)[:, 1:])
+
+
+def annotated(maps: Maps, classes: Tensor) -> Maps:
+    """Without the classes that a row does not annotate: 0 in the maps, no probability in the logits, no gradient."""
+    unknown = ~classes[:, 1:, None, None]
+    first, second = maps.first.masked_fill(unknown, 0), maps.second.masked_fill(unknown, 0)
+    return maps._replace(first=first, second=second, logits=annotated_logits(maps.logits, classes))
+
+
+def weak_turned(batch: Batch) -> Batch:
+    """The weak preset; square images are also transposed with probability .5: with its flips, any quarter turn."""
+    batch = weak(batch)
+    if batch.image.shape[-2] != batch.image.shape[-1]:
+        return batch
+    turned = (torch.rand(len(batch.image)) < 0.5).to(batch.image.device)[:, None, None]
+    image = torch.where(turned[:, None], batch.image.mT, batch.image)
+    return batch._replace(image=image, mask=torch.where(turned, batch.mask.mT, batch.mask))
+
+
+def polyp_pvt(classes: int, backbone: str, weights: str) -> PolypPVT:
+    """A Polyp-PVT, its backbone as told by `backbone_weights`."""
+    network = cast(PolypPVT, build_student("polyp_pvt", classes=classes, backbone=backbone))
+    if weights != "none":
+        load_backbone(network.backbone, weights)
+    return network
+
+
+def projections(student: PolypPVT, teacher: nn.Module | None) -> list[nn.Module]:
+    """1x1, one per stage of the backbones."""
+    if not isinstance(teacher, PolypPVT):
+        raise UserError("--kdas.distil feature needs a Polyp-PVT teacher; choose another --kdas.distil or teacher")
+    pairs = zip(student.backbone.widths, teacher.backbone.widths, strict=True)
+    return [nn.Conv2d(a, b, 1) for a, b in pairs]
+
+
+def check(config: KDASConfig, task: Task) -> None:
+    """What the released code can do: one foreground class, square images."""
+    if config.distil not in DISTILLED:
+        raise UserError(f"--kdas.distil {config.distil}: no such control; choose one of {', '.join(DISTILLED)}")
+    if config.as_released and (task.classes != 2 or task.size[0] != task.size[1]):
+        size = " x ".join(map(str, task.size))
+        raise UserError(
+            f"--kdas.as_released needs 2 classes and a square size, not {task.classes} and {size}; leave it out"
+        )

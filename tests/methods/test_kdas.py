@@ -1,0 +1,273 @@
+"""KDAS: what each setting adds to the loss, whom it reaches, and who may teach."""
+
+import pytest
+import torch
+from rich.console import Console
+from toy import toy_data
+
+from segdistill.deploy.artefact import Card, save_student
+from segdistill.engine.checkpoint import stored_state
+from segdistill.engine.logging import RunLog
+from segdistill.engine.plan import rescaled, set_trainable
+from segdistill.engine.randomness import seed_everything
+from segdistill.engine.settings import Settings
+from segdistill.engine.trainer import Trainer
+from segdistill.losses.attention import attention_loss, released_symmetric_loss, symmetric_loss
+from segdistill.losses.distillation import distillation_kl
+from segdistill.losses.structure import released_structure_loss, structure_loss
+from segdistill.methods.kdas import DISTILLED, KDAS, KDASConfig, weak_turned
+from segdistill.models.polyp_pvt import PolypPVT, enlarged
+from segdistill.models.polyp_pvt_official import NAMES
+from segdistill.models.students import build_student
+from segdistill.models.teachers import load_teacher
+from segdistill.types import Batch, Clip, Task, UserError
+
+SIZE = 64
+
+
+def build(classes=2, size=(SIZE, SIZE), **settings):
+    seed_everything(0)
+    return KDAS(KDASConfig(teacher_backbone="b0", **settings), Task(classes, size, ("",), 6, 4))
+
+
+def batch(labelled=2, others=2, classes=2, size=(SIZE, SIZE)):
+    torch.manual_seed(0)
+    rows = labelled + others
+    image = torch.rand(rows, 3, *size)
+    mask = (classes * image.mean(1)).long().clamp(max=classes - 1)
+    known, zeros = torch.arange(rows) < labelled, torch.zeros(rows, dtype=torch.long)
+    every = torch.ones(rows, classes, dtype=torch.bool)
+    return Batch(image, None, mask, known, every, zeros, torch.arange(rows))
+
+
+def at_last_stage(method):
+    last = method.stages()[-1]
+    set_trainable(method, last.optimizers)
+    return last
+
+
+@pytest.mark.parametrize("distil", DISTILLED)
+def test_a_control_adds_its_terms_and_nothing_else(distil):
+    method = build(distil=distil, unlabelled=False)
+    stages = method.stages()
+    assert [s.name for s in stages] == (["student"] if distil == "none" else ["teacher", "student"])
+    assert all(s.scales == (0.75, 1.0, 1.25) and s.clip == Clip(value=0.5) and s.batch == (16, 0) for s in stages)
+    last = at_last_stage(method)
+    output = last.step(batch(3, 0), 0.5)
+    assert set(output.terms) == {"seg", *DISTILLED[distil]}
+    weighted = [(0.7 if name == "seg" else 0.3) * value for name, value in output.terms.items()]
+    torch.testing.assert_close(output.loss, sum(weighted))
+
+
+def test_the_default_is_the_formula():
+    method = build(unlabelled=False)
+    at_last_stage(method)
+    method.eval()  # without drop path both passes agree
+    b = batch(3, 0)
+    s, t = method.student.explain(b.image), method.teacher.explain(b.image)
+    terms = method.step(b, 0.5).terms
+    target = b.mask, b.labelled, b.classes
+    pairs = ((s.first, t.first), (s.second, t.second))
+    torch.testing.assert_close(terms["seg"], sum(structure_loss(enlarged(a), *target) for a, _ in pairs))
+    torch.testing.assert_close(terms["attention"], sum(attention_loss(a, b, 2.0) for a, b in pairs))
+    torch.testing.assert_close(terms["symmetric"], sum(symmetric_loss(a, b) for a, b in pairs))
+
+
+@pytest.mark.parametrize("distil", [name for name in DISTILLED if name != "none"])
+def test_each_term_reaches_the_student_and_not_the_teacher(distil):
+    method = build(distil=distil)
+    at_last_stage(method)
+    for parameter in method.teacher.parameters():
+        parameter.requires_grad_(True)  # even if someone let it
+    terms = method.step(batch(), 0.5).terms
+    for name in terms.keys() - {"seg"}:
+        method.zero_grad()
+        terms[name].backward(retain_graph=True)
+        assert method.student.backbone.layers[0].patch_embedding.proj.weight.grad.any()
+        assert all(p.grad is None for p in method.teacher.parameters())
+        heads = [h.weight.grad is not None and bool(h.weight.grad.any()) for h in method.student.heads]
+        assert all(heads) == (name != "feature")
+        assert all(p.weight.grad.any() for p in method.projections)  # of the feature control alone
+
+
+def test_images_without_a_label_are_distilled_by_pixels_too():
+    method = build()
+    assert method.stages()[-1].batch == (16, 16)
+    assert method.stages()[0].batch == (16, 0)
+    at_last_stage(method)
+    method.eval()
+    b = batch(2, 2)
+    output = method.step(b, 0.5)
+    assert set(output.terms) == {"seg", "attention", "symmetric", "pixel"}
+    z, t = method.student(b.image), method.teacher(b.image)
+    torch.testing.assert_close(output.terms["pixel"], distillation_kl(z[2:], t[2:], 2.0))
+    unknown = b._replace(labelled=torch.zeros(4, dtype=torch.bool))
+    assert method.step(unknown, 0.5).terms["seg"] == 0
+    assert build(distil="none").stages()[0].batch == (16, 0)
+
+
+def test_a_class_that_a_row_does_not_annotate_gets_no_gradient():
+    method = build(classes=3)
+    at_last_stage(method)
+    method.eval()
+    b = batch(2, 2, classes=3)
+    b.classes[:, 2] = False
+    b = b._replace(mask=b.mask.clamp(max=1))
+    method.step(b, 0.5).loss.backward()
+    for head in method.student.heads:
+        assert head.weight.grad[0].any()
+        assert not head.weight.grad[1].any()
+
+
+def test_as_released_is_the_released_loss_without_a_gradient_from_attention():
+    """KDAS @ 647d51b: 0.7 seg + 0.3 (constant + MSE of P1's symmetric raw logits)."""
+    method = build(as_released=True, unlabelled=False)
+    at_last_stage(method)
+    method.eval()
+    b = batch(3, 0)
+    s, t = method.student.explain(b.image), method.teacher.explain(b.image)
+    output = method.step(b, 0.5)
+    seg = sum(released_structure_loss(enlarged(x), b.mask, b.labelled, b.classes) for x in (s.first, s.second))
+    sgm = released_symmetric_loss(enlarged(s.first)[:, 1:], enlarged(t.first)[:, 1:])
+    grads = torch.autograd.grad(
+        output.terms["attention"], list(method.student.parameters()), allow_unused=True, retain_graph=True
+    )
+    assert all(g is None or not g.any() for g in grads)
+    assert torch.isfinite(output.loss)
+    wanted = torch.autograd.grad(0.7 * seg + 0.3 * sgm, method.student.heads[0].weight)
+    found = torch.autograd.grad(output.loss, method.student.heads[0].weight)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_what_the_released_code_cannot_do_is_said():
+    with pytest.raises(UserError, match="needs 2 classes and a square size, not 3 and 64 x 64"):
+        build(classes=3, as_released=True)
+    with pytest.raises(UserError, match="not 2 and 64 x 96"):
+        build(size=(64, 96), as_released=True)
+    with pytest.raises(UserError, match="no such control; choose one of none, pixel"):
+        build(distil="everything")
+
+
+@pytest.fixture
+def unet_run(tmp_path):
+    """A finished run whose student is a U-Net, with weights that are not those of a fresh one."""
+    network = build_student("unet", classes=2)
+    card = Card("unet", {"classes": 2}, "supervised", ("a", "b"), ((0, 0, 0),) * 2, (SIZE, SIZE), "")
+    folder = tmp_path / "läufe" / "erster"
+    folder.mkdir(parents=True)
+    save_student(folder / "student", network, card)
+    return folder, network.eval()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (27, 90), (100, 72)])
+def test_any_student_teaches(unet_run, size):
+    folder, network = unet_run
+    method = build(teacher=str(folder), size=size)
+    assert [s.name for s in method.stages()] == ["student"]
+    last = at_last_stage(method)
+    b = batch(2, 1, size=size)
+    t = method.taught(b)
+    s = method.student.explain(b.image)
+    assert t.first.shape == s.first.shape
+    assert torch.equal(t.first, t.second)
+    padded = method.student.padded(b.image)
+    with torch.no_grad():
+        z = network(padded)
+    torch.testing.assert_close(t.logits, z[..., : size[0], : size[1]])
+    torch.testing.assert_close(t.first[0, 0, 1, 2], (z[0, 1] - z[0, 0])[8:16, 16:24].mean())
+    output = last.step(b, 0.5)
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+
+
+def test_a_given_teacher_is_frozen_and_not_stored(unet_run):
+    method = build(teacher=str(unet_run[0] / "student"))
+    before = {k: v.clone() for k, v in method.teacher.state_dict().items()}
+    last = at_last_stage(method)
+    assert not any(module.training for module in method.teacher.modules())
+    last.step(batch(), 0.5).loss.backward()
+    last.optimizers[0].step()
+    assert all(torch.equal(value, before[key]) for key, value in method.teacher.state_dict().items())
+    stored = {key for key in stored_state(method) if key.startswith("teacher.")}
+    assert not stored & {f"teacher.{name}" for name, _ in method.teacher.named_parameters()}
+
+
+def official_file(path):
+    """A checkpoint of a random b0 in the layout of KDAS's code, but for the backbone's keys, which are the hub's."""
+    back = {new: old for old, new in NAMES.items()}
+    state = {}
+    for key, value in build_student("polyp_pvt", classes=2, backbone="b0").state_dict().items():
+        part, _, leaf = key.rpartition(".")
+        hub = key.replace("backbone.layers.", "backbone.encoder.layers.")
+        state[hub if key.startswith("backbone.") else f"{back[part]}.{leaf}"] = value
+    torch.save(state, path)
+    return path
+
+
+def test_a_checkpoint_teaches_without_a_stage(tmp_path):
+    method = build(teacher=str(official_file(tmp_path / "PolypPVT.pth")), distil="feature")
+    assert isinstance(method.teacher, PolypPVT)
+    assert [s.name for s in method.stages()] == ["student"]
+    assert torch.isfinite(at_last_stage(method).step(batch(), 0.5).loss)
+
+
+def test_who_cannot_teach_is_said_in_one_line(unet_run, tmp_path):
+    folder, _ = unet_run
+    with pytest.raises(UserError, match="has 2 classes, the data have 3"):
+        load_teacher(folder, 3)
+    with pytest.raises(UserError, match="feature needs a Polyp-PVT teacher"):
+        build(teacher=str(folder), distil="feature")
+    for path in (tmp_path, tmp_path / "nothing.pth"):
+        with pytest.raises(UserError) as error:
+            load_teacher(path, 2)
+        assert "\n" not in str(error.value)
+
+
+def test_loading_a_teacher_does_not_disturb_the_seed(unet_run):
+    state = torch.get_rng_state()
+    load_teacher(unet_run[0], 2)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_turned_image_keeps_its_mask():
+    b = batch(6, 0)
+    b = b._replace(image=b.mask[:, None].float().expand(-1, 3, -1, -1))
+    seen = set()
+    for seed in range(6):
+        torch.manual_seed(seed)
+        turned = weak_turned(b)
+        seen.update(i for i in range(6) if not torch.equal(turned.image[i], b.image[i]))
+        nearly = turned.image[:, 0] - turned.mask.float()
+        assert nearly.abs().mean() < 0.35  # holes and interpolation aside
+    assert seen
+    wide = batch(2, 0, size=(32, 64))
+    assert weak_turned(wide).image.shape == wide.image.shape
+
+
+@pytest.mark.parametrize("scale", [0.75, 1.25])
+def test_classes_and_shapes_beyond_the_paper(scale):
+    method = build(classes=4, size=(64, 96))
+    last = at_last_stage(method)
+    b = rescaled(batch(2, 1, classes=4, size=(64, 96)), scale)
+    output = last.step(b, 0.5)
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+    assert all(torch.isfinite(p.grad).all() for p in method.student.parameters() if p.grad is not None)
+
+
+def test_a_whole_run_trains_first_the_teacher_then_the_student(tmp_path):
+    seed_everything(0)
+    config = KDASConfig(teacher_backbone="b0", labelled_batch=2, other_batch=2)
+    method = KDAS(config, Task(2, (SIZE, SIZE), ("",), 6, 4))
+    fresh = {k: v.clone() for k, v in method.state_dict().items()}
+    log = RunLog(tmp_path, Console(quiet=True))
+    made = Settings(seed=3, device="cpu", precision="32", iterations=4, validate_every=2)
+    trainer = Trainer(method, toy_data(SIZE), made, tmp_path, "cpu", log)
+    with log:
+        trainer.start()
+        trainer.run()
+    text = (tmp_path / "log.jsonl").read_text(encoding="utf-8")
+    assert '"teacher"' in text
+    assert '"attention"' in text
+    moved = {k.partition(".")[0] for k, v in method.state_dict().items() if not torch.equal(v, fresh[k])}
+    assert moved == {"teacher", "student"}

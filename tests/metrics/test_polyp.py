@@ -1,0 +1,190 @@
+"""The polyp literature's metrics against their definitions written out pixel by pixel, and cases done by hand."""
+
+import time
+
+import numpy as np
+import pytest
+
+from segdistill.metrics.overlap import count, overlap_scores
+from segdistill.metrics.polyp import (
+    POLYP_METRICS,
+    e_curve,
+    overlap_curves,
+    polyp_scores,
+    s_measure,
+    stretched,
+    weighted_f,
+)
+
+TINY = np.spacing(1)
+
+
+def blob(size=(23, 31), seed=0):
+    """A map and a mask that agree in most places."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: size[0], : size[1]]
+    mask = (y - 9) ** 2 + 0.5 * (x - 17) ** 2 < 40
+    return np.clip(0.75 * mask + 0.25 * rng.random(size), 0, 1), mask
+
+
+def test_every_threshold_by_hand():
+    prob, mask = blob()
+    dice, iou = overlap_curves(prob, mask)
+    for i, threshold in enumerate(np.linspace(0, 1, 256)):
+        wanted = overlap_scores(count(prob >= threshold, mask))
+        assert dice[i] == pytest.approx(wanted["dice"])
+        assert iou[i] == pytest.approx(wanted["iou"])
+    assert dice[0] == pytest.approx(2 * mask.mean() / (1 + mask.mean()))  # everything is predicted
+
+
+def test_a_value_on_a_threshold_meets_it():
+    """8-bit maps lie on the thresholds, all of them."""
+    prob = (np.arange(256) / 255)[None]
+    dice, _ = overlap_curves(prob, np.ones((1, 256), bool))
+    np.testing.assert_allclose(dice, [2 * (256 - i) / (512 - i) for i in range(256)])
+
+
+def test_mean_dice_is_not_dice_at_a_half():
+    """p = .5 on the object, 0 elsewhere: perfect up to t = .5, nothing above; t = 0 predicts everything."""
+    mask = np.zeros((4, 4), bool)
+    mask[:2] = True
+    dice, iou = overlap_curves(0.5 * mask, mask)
+    assert dice[127] == 1
+    assert dice.mean() == pytest.approx((2 / 3 + 127) / 256)
+    assert iou.mean() == pytest.approx((1 / 2 + 127) / 256)
+    assert polyp_scores(0.5 * mask, mask)["mdice_256"] == pytest.approx((2 / 3 + 255) / 256)  # stretched to 0 and 1
+
+
+def test_e_measure_pixel_by_pixel():
+    prob, mask = blob()
+    curve = e_curve(prob, mask)
+    for i in range(0, 256, 5):
+        binary = (prob >= np.linspace(0, 1, 256)[i]).astype(float)
+        a, b = binary - binary.mean(), mask - mask.mean()
+        phi = (2 * a * b / (a**2 + b**2 + TINY) + 1) ** 2 / 4
+        assert curve[i] == pytest.approx(phi.sum() / (mask.size - 1 + TINY))
+
+
+def test_e_measure_of_empty_and_full_references():
+    prob = np.array([[0.0, 0.2], [0.6, 1.0]])
+    nothing, everything = np.zeros((2, 2), bool), np.ones((2, 2), bool)
+    assert e_curve(prob, nothing)[128] == pytest.approx(2 / 3)  # 2 of 4 pixels, over N - 1
+    assert e_curve(prob, everything)[30] == pytest.approx(3 / 3)
+
+
+def s_by_definition(p, y):
+    """Fan et al. 2017 with MATLAB's conventions, indices from 1, written from the formulas."""
+
+    def similarity(values):
+        m = np.mean(values)
+        return 2 * m / (m * m + 1 + np.std(values, ddof=1) + TINY)
+
+    inside = y.mean() * similarity(p[y]) + (1 - y.mean()) * similarity(1 - p[~y])
+    rows, columns = y.shape
+    cy = round(sum((i + 1) * y[i].sum() for i in range(rows)) / y.sum())
+    cx = round(sum((j + 1) * y[:, j].sum() for j in range(columns)) / y.sum())
+    total = 0.0
+    for r0, r1 in ((0, cy), (cy, rows)):
+        for c0, c1 in ((0, cx), (cx, columns)):
+            a, b = p[r0:r1, c0:c1].ravel(), y[r0:r1, c0:c1].ravel().astype(float)
+            (va, cov), (_, vb) = np.cov(a, b)
+            top, bottom = 4 * a.mean() * b.mean() * cov, (a.mean() ** 2 + b.mean() ** 2) * (va + vb)
+            q = top / (bottom + TINY) if top != 0 else (1.0 if bottom == 0 else 0.0)
+            total += q * a.size / y.size
+    return max(0, 0.5 * inside + 0.5 * total)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_s_measure_by_definition(seed):
+    prob, mask = blob(seed=seed)
+    assert s_measure(prob, mask) == pytest.approx(s_by_definition(prob, mask))
+    assert s_measure(1 - prob, mask) == pytest.approx(s_by_definition(1 - prob, mask))
+
+
+def test_s_measure_at_the_limits():
+    prob, mask = blob()
+    assert s_measure(mask.astype(float), mask) == pytest.approx(1)
+    assert s_measure(prob, np.zeros_like(mask)) == pytest.approx(1 - prob.mean())
+    assert s_measure(prob, np.ones_like(mask)) == pytest.approx(prob.mean())
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (22, 30), (0, 30), (10, 30)])
+def test_an_object_of_one_pixel_at_the_edge_is_scored(corner):
+    """Blocks of no pixel and of one: no NaN, no warning."""
+    mask = np.zeros((23, 31), bool)
+    mask[corner] = True
+    prob = blob()[0]
+    assert all(np.isfinite(value) for value in polyp_scores(prob, mask).values())
+    assert s_measure(mask.astype(float), mask) == pytest.approx(1)
+
+
+def weighted_f_by_definition(p, y):
+    """Margolin et al. 2014 with loops; ties in `nearest` do not matter where the error is the same."""
+    error = np.abs(p - y)
+    inside = np.argwhere(y)
+    borrowed, distance = error.copy(), np.zeros(y.shape)
+    for i, j in np.argwhere(~y):
+        squares = ((inside - (i, j)) ** 2).sum(1)
+        distance[i, j] = np.sqrt(squares.min())
+        borrowed[i, j] = error[tuple(inside[squares.argmin()])]
+    g = np.exp(-(np.add.outer(np.arange(-3, 4) ** 2, np.arange(-3, 4) ** 2)) / 50)
+    g /= g.sum()
+    padded = np.pad(borrowed, 3)
+    smooth = np.array(
+        [[(padded[i : i + 7, j : j + 7] * g).sum() for j in range(y.shape[1])] for i in range(y.shape[0])]
+    )
+    least = np.where(y & (smooth < error), smooth, error)
+    weighted = least * np.where(y, 1, 2 - np.exp(np.log(0.5) / 5 * distance))
+    hit, false = y.sum() - weighted[y].sum(), weighted[~y].sum()
+    recall, precision = 1 - weighted[y].mean(), hit / (TINY + hit + false)
+    return 2 * recall * precision / (TINY + recall + precision)
+
+
+def test_weighted_f_by_definition():
+    prob, mask = blob()
+    constant = np.where(mask, 0.7, prob)  # one error inside: the nearest pixel's is the same whichever it is
+    assert weighted_f(constant, mask) == pytest.approx(weighted_f_by_definition(constant, mask))
+    one = np.zeros_like(mask)
+    one[11, 7] = True
+    assert weighted_f(prob, one) == pytest.approx(weighted_f_by_definition(prob, one))
+
+
+def test_a_far_false_alarm_costs_more_and_nothing_to_find_is_zero():
+    mask = np.zeros((40, 40), bool)
+    mask[4:10, 4:10] = True
+    near, far = mask.astype(float), mask.astype(float)
+    near[10:13, 4:10] = 1
+    far[36:39, 30:36] = 1
+    assert weighted_f(mask.astype(float), mask) == pytest.approx(1)
+    assert weighted_f(far, mask) < weighted_f(near, mask) < 1
+    assert weighted_f(near, np.zeros_like(mask)) == 0
+
+
+def test_maps_are_stretched_as_in_the_literature():
+    prob, mask = blob()
+    np.testing.assert_allclose(stretched(np.array([[0.2, 0.3], [0.4, 0.6]])), [[0, 0.25], [0.5, 1]])
+    np.testing.assert_array_equal(stretched(np.full((2, 2), 0.3)), 0.3)
+    faint = polyp_scores(0.1 + 0.2 * prob, mask)
+    assert faint == pytest.approx(polyp_scores(prob, mask))
+
+
+def test_scores_have_their_names_and_mae_is_plain():
+    prob, mask = blob()
+    scores = polyp_scores(prob, mask)
+    assert tuple(scores) == POLYP_METRICS
+    assert scores["mae"] == pytest.approx(np.abs(stretched(prob) - mask).mean())
+    assert scores["e_measure_mean"] == pytest.approx(e_curve(stretched(prob), mask).mean())
+    assert scores["e_measure_max"] > scores["e_measure_mean"]
+    perfect = polyp_scores(mask.astype(np.float32), mask)
+    assert perfect["mae"] == 0
+    assert perfect["weighted_f"] == pytest.approx(1)
+
+
+def test_an_image_takes_less_than_a_tenth_of_a_second():
+    prob, mask = blob((352, 352))
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        polyp_scores(prob, mask)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.1
