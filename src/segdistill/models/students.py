@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..types import UserError
+from .esp_medsam import EspMedSam
 from .unet import UNet
 from .vnet import VNet
 
-STUDENTS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "vnet": VNet}
+STUDENTS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "vnet": VNet, "esp_medsam": EspMedSam}
 
 
 class StudentSpec(NamedTuple):
