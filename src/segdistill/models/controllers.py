@@ -1,7 +1,8 @@
 """Modality controllers: what each modality adds to the shared trunk, all modalities of a batch in one pass.
 
-ESP-MedSAM's MC (arXiv 2407.14153): in each transformer block one more key and value per window and one more MLP beside the
-block's own, 3.14 M parameters per modality. Rows are dispatched by `Rows`, so that no loop over the images is needed.
+ESP-MedSAM's MC (arXiv 2407.14153): in each transformer block one more key and value per window and one more MLP
+beside the block's own, 3.14 M parameters per modality. Rows are dispatched by `Rows`, so that no loop over the images
+is needed.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""ESP-MedSAM's student (arXiv 2407.14153, TCSVT 2025; renamed De-LightSAM): one light, prompt-free model for many modalities.
+"""ESP-MedSAM's student (arXiv 2407.14153; renamed De-LightSAM): a light, prompt-free model for many modalities.
 
-A TinyViT trunk with a bank of modality controllers, a patch prompt made from the embedding alone, and a decoder in which
-each modality has its own queries and MLP. A mixed batch is one pass. Beyond the paper: the modality of an image may be left
-out; a small classifier on what the trunk computes before its first controller then decides, in the same pass.
+A TinyViT trunk with a bank of modality controllers, a patch prompt made from the embedding alone, and a decoder in
+which each modality has its own queries and MLP. A mixed batch is one pass. Beyond the paper: the modality of an image
+may be left out; a small classifier on what the trunk computes before its first controller then decides, in the same
+pass.
 
-A modality has classes of its own, out of those of the student: a class that it does not have gets the logit NEVER there,
-background the logit 0, so that the softmax over all classes is the softmax over background and the modality's own; with one
-class it is the sigmoid of the paper.
+A modality has classes of its own, out of those of the student: a class that it does not have gets the logit NEVER
+there, background the logit 0, so that the softmax over all classes is the softmax over background and the modality's
+own; with one class it is the sigmoid of the paper.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class EspOutput(NamedTuple):
 class ModalityClassifier(nn.Module):
     """Mean and deviation of the trunk's early features -> a logit per modality. No gradient reaches the trunk.
 
-    One linear map per modality, so that adding one leaves the logits of the others as they are, bit for bit. Untrained, it
-    gives all the same probability.
+    One linear map per modality, so that adding one leaves the logits of the others as they are, bit for bit.
+    Untrained, it gives all the same probability.
     """
 
     def __init__(self, modalities: int) -> None:
@@ -160,7 +161,7 @@ class EspMedSam(nn.Module):
         return logits
 
     def _late(self, x: Tensor, rows: Rows) -> Tensor:
-        return self.trunk.late(x, controls(self.controllers, rows) if len(self.controllers) else None)
+        return self.trunk.late(x, controls([*self.controllers], rows) if len(self.controllers) else None)
 
     def _decode(self, embedding: Tensor, rows: Rows) -> Decoded:
         """Masks of as many classes as the modalities in the batch have at most: an absent one changes nothing."""
@@ -170,7 +171,7 @@ class EspMedSam(nn.Module):
             decoded: Decoded = self.heads[0](embedding, self.readouts, rows, chosen)
             return decoded
         if not rows.groups:
-            traced: Decoded = rows.traced(self.heads, embedding, self.readouts, rows, chosen)
+            traced: Decoded = rows.traced([*self.heads], embedding, self.readouts, rows, chosen)
             return traced
         parts = [
             self.heads[m](embedding[i], self.readouts, self._rows(rows.modality[i]), chosen[i]) for m, i in rows.groups

@@ -1,7 +1,8 @@
 """ESP-MedSAM's and MobileSAM's own weight files under the names of our student.
 
-An official ESP-MedSAM checkpoint holds one modality's controllers and a trunk and head that may or may not be those of the
-next checkpoint. The queries of all six modalities are in each; a modality reads its own (the released loader's order).
+An official ESP-MedSAM checkpoint holds one modality's controllers and a trunk and head that may or may not be those
+of the next checkpoint. The queries of all six modalities are in each; a modality reads its own (the released loader's
+order).
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def bind_modality(student: EspMedSam, name: str) -> EspMedSam:
 def add_modality(student: EspMedSam, name: str, classes: Sequence[int]) -> EspMedSam:
     """The student with one more modality of these foreground classes; the outputs of the others stay as they are.
 
-    New are a controller, queries, an MLP and a row of the classifier (`student.own_parameters(-1)`), and a head where heads
-    are separate, which starts as a copy of the first one.
+    New are a controller, queries, an MLP and a row of the classifier (`student.own_parameters(-1)`), and a head where
+    heads are separate, which starts as a copy of the first one.
 
     Raises:
         UserError: the modality or a class of it exists or does not, or the queries are joint, so that a new one would

@@ -1,16 +1,16 @@
 """ESP-MedSAM's query-decoupled modality decoder (QDMD): each modality reads the image through queries of its own.
 
-Published: only the routed modality's queries enter SAM's two-way transformer, and its own MLP turns them into the kernels
-of its masks, so modalities meet in the shared weights only. Released: seven queries attend to each other and share one MLP
-(`JointReadout`). Published with one class; here a query per (modality, class) decodes alone with its class's dense prompt,
-folded into the batch.
+Published: only the routed modality's queries enter SAM's two-way transformer, and its own MLP turns them into the
+kernels of its masks, so modalities meet in the shared weights only. Released: seven queries attend to each other and
+share one MLP (`JointReadout`). Published with one class; here a query per (modality, class) decodes alone with its
+class's dense prompt, folded into the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -67,12 +67,12 @@ class Readouts(nn.ModuleList):
 
     def tokens(self, rows: Rows, k: int) -> Tensor:
         """The routed modality's queries; its last one fills the places that it does not use."""
-        queries = [readout.query for readout in self]
+        queries = [cast(Readout, readout).query for readout in self]
         return rows.pick([q[torch.arange(k, device=q.device).clamp(max=len(q) - 1)] for q in queries])[:, :, None]
 
     def kernels(self, decoded: Tensor, rows: Rows) -> Tensor:
         """Each row through its modality's MLP."""
-        return rows.apply([readout.mlp for readout in self], decoded[:, :, 0])
+        return rows.apply([cast(Readout, readout).mlp for readout in self], decoded[:, :, 0])
 
 
 class JointReadout(nn.Module):

@@ -1,8 +1,8 @@
 """ESP-MedSAM's self-patch prompt generator (SPPG): which 32-pixel patches hold a class, and a dense prompt made of it.
 
-P = 1x1(GELU(LN(conv2x2, stride 2, 256 -> 64))), prompt = GELU(LN(1x1, 1 -> 256)) of the map [sigmoid(sg P) >= .5], doubled.
-Published with one class; here each class has its own last convolution and its own prompt. The map carries no gradient, so P
-learns from its own loss only.
+P = 1x1(GELU(LN(conv2x2, stride 2, 256 -> 64))), prompt = GELU(LN(1x1, 1 -> 256)) of the map [sigmoid(sg P) >= .5],
+doubled. Published with one class; here each class has its own last convolution and its own prompt. The map carries no
+gradient, so P learns from its own loss only.
 """
 
 from __future__ import annotations

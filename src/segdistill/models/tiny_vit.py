@@ -1,16 +1,18 @@
 """TinyViT-5M as MobileSAM uses it: the image encoder of ESP-MedSAM, 5.74 M parameters with its neck.
 
-Wu et al., ECCV 2022; Zhang et al. 2023 (last merging at stride 1, neck to SAM's 256 channels). Each transformer block has
-two places where a modality controller may act (`Control`); without one it is the plain trunk. Parameters carry the official
-names (`image_encoder.*` in mobile_sam.pt, `SemiTViT.*` in ESP-MedSAM). Left out: the ImageNet head, stochastic depth, and
-the released cache of attention biases, which goes stale when weights load after `eval()`: they are gathered in each pass.
+Wu et al., ECCV 2022; Zhang et al. 2023 (last merging at stride 1, neck to SAM's 256 channels). Each transformer block
+has two places where a modality controller may act (`Control`); without one it is the plain trunk. Parameters carry
+the official names (`image_encoder.*` in mobile_sam.pt, `SemiTViT.*` in ESP-MedSAM). Left out: the ImageNet head,
+stochastic depth, and the released cache of attention biases, which goes stale when weights load after `eval()`: they
+are gathered in each pass.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +56,7 @@ class Bottleneck(nn.Module):
         self.conv1 = ConvNorm(dim, wide, 1)
         self.conv2 = ConvNorm(wide, wide, 3, groups=wide)
         self.conv3 = ConvNorm(wide, dim, 1)
-        nn.init.zeros_(self.conv3.bn.weight)
+        nn.init.zeros_(cast(nn.BatchNorm2d, self.conv3[1]).weight)  # starts as the identity
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, h, w), same shape."""
@@ -165,6 +167,18 @@ class Block(nn.Module):
         return y if control is None else y + control.mlp(x)
 
 
+class Stage(nn.Module):
+    """The blocks of one width and, but for the last, the merging to the next."""
+
+    def __init__(self, i: int) -> None:
+        super().__init__()
+        dim, last = DIMS[i], len(DIMS) - 1
+        self.blocks = nn.ModuleList(
+            Bottleneck(dim) if i == 0 else Block(dim, HEADS[i], WINDOWS[i]) for _ in range(DEPTHS[i])
+        )
+        self.downsample = Merging(dim, DIMS[i + 1], stride=1 if i + 1 == last else 2) if i < last else nn.Identity()
+
+
 class TinyViT(nn.Module):
     """(B, 3, H, W), normalised, sides divisible by 32 -> (B, 256, H/16, W/16)."""
 
@@ -173,7 +187,7 @@ class TinyViT(nn.Module):
         half = DIMS[0] // 2
         first, second = ConvNorm(3, half, 3, stride=2), ConvNorm(half, DIMS[0], 3, stride=2)
         self.patch_embed = nn.ModuleDict({"seq": nn.Sequential(first, nn.GELU(), second)})
-        self.layers = nn.ModuleList(self._stage(i) for i in range(len(DIMS)))
+        self.layers = nn.ModuleList(map(Stage, range(len(DIMS))))
         self.neck = nn.Sequential(
             nn.Conv2d(DIMS[-1], EMBEDDING, 1, bias=False),
             ChannelNorm(EMBEDDING),
@@ -185,32 +199,22 @@ class TinyViT(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    @staticmethod
-    def _stage(i: int) -> nn.ModuleDict:
-        dim = DIMS[i]
-        blocks = [Bottleneck(dim) if i == 0 else Block(dim, HEADS[i], WINDOWS[i]) for _ in range(DEPTHS[i])]
-        stage = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
-        if i + 1 < len(DIMS):
-            stage["downsample"] = Merging(dim, DIMS[i + 1], stride=1 if i + 2 == len(DIMS) else 2)
-        return stage
-
     def early(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """What comes before the first controller: stage 0 (B, 64, H/4, W/4) and its merging (B, 128, H/8, W/8)."""
         x = self.patch_embed["seq"](image)
-        for block in self.layers[0]["blocks"]:
+        stage = cast(Stage, self.layers[0])
+        for block in stage.blocks:
             x = block(x)
-        return x, self.layers[0]["downsample"](x)
+        return x, stage.downsample(x)
 
     def late(self, x: Tensor, controls: Sequence[Control] | None) -> Tensor:
         """The embedding from the second output of `early`; one control per block, or none at all."""
-        block = 0
-        for layer in self.layers[1:]:
+        control: Iterator[Control | None] = iter(controls) if controls else repeat(None)
+        for stage in cast(Iterable[Stage], self.layers[1:]):
             x = x.permute(0, 2, 3, 1)
-            for module in layer["blocks"]:
-                x = module(x, None if controls is None else controls[block])
-                block += 1
-            x = x.permute(0, 3, 1, 2)
-            x = layer["downsample"](x) if "downsample" in layer else x
+            for block in stage.blocks:
+                x = block(x, next(control))
+            x = stage.downsample(x.permute(0, 3, 1, 2))
         embedding: Tensor = self.neck(x)
         return embedding
 
