@@ -69,7 +69,7 @@ def add_modality(student: EspMedSam, name: str, classes: Sequence[int]) -> EspMe
     missing, unexpected = extended.load_state_dict(state, strict=False)
     if unexpected or any(not PER_MODALITY.fullmatch(key) for key in missing):
         raise RuntimeError(f"weights without a place: {unexpected}, without a value: {missing}")
-    if extended.classifier is not None and student.classifier is not None:
-        with torch.no_grad():
-            cast(torch.nn.Linear, extended.classifier.scores[-1]).bias.fill_(NOT_CHOSEN)
+    assert extended.classifier is not None  # it has at least two modalities
+    with torch.no_grad():
+        cast(torch.nn.Linear, extended.classifier.scores[-1]).bias.fill_(NOT_CHOSEN)
     return extended.train(student.training)

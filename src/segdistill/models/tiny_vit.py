@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attend
 from .channel_norm import ChannelNorm
 
 DIMS = (64, 128, 160, 320)
@@ -132,7 +133,7 @@ class WindowAttention(nn.Module):
             token = control.bias[:, None, None, None].expand(-1, self.heads, self.window**2, 1)
             bias = torch.cat([bias.expand(len(token), -1, -1, -1), token], dim=3)
             bias = bias if len(bias) == 1 else bias.repeat_interleave(per_row, dim=0)
-        return F.scaled_dot_product_attention(query, key, value, bias)
+        return attend(query, key, value, bias)
 
 
 def _fill(x: Tensor, filler: Tensor, bottom: int, right: int) -> Tensor:

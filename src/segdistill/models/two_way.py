@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attend
 from .channel_norm import ChannelNorm
 
 DIM = 256
@@ -33,7 +34,7 @@ class Attention(nn.Module):
         """(B, N of q, 256)."""
         projected = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
         heads = [x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in projected]
-        y: Tensor = self.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        y: Tensor = self.out_proj(attend(*heads).transpose(1, 2).flatten(2))
         return y
 
 
