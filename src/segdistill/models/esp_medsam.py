@@ -55,8 +55,7 @@ class ModalityClassifier(nn.Module):
 
     def forward(self, early: Sequence[Tensor]) -> Tensor:
         """(B, modalities)."""
-        maps = [x.detach().flatten(2) for x in early]
-        pooled = torch.cat([x.mean(2) for x in maps] + [x.std(2) for x in maps], dim=1)
+        pooled = torch.cat([part for x in early for part in torch.std_mean(x.detach(), dim=(2, 3))], dim=1)
         features = F.layer_norm(pooled, pooled.shape[1:])
         return torch.cat([score(features) for score in self.scores], dim=1)
 
