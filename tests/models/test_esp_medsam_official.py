@@ -9,8 +9,8 @@ import torch
 from reference.fill import fill, make_input
 
 from segdistill.models.esp_medsam_official import CHANNELS, load_mobile_sam, official_student
-from segdistill.models.official import read_official
 from segdistill.models.students import build_student
+from segdistill.models.weights import read_weights
 from segdistill.types import UserError
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "espmedsam.json").read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def test_files_are_read_and_merged(tmp_path, state):
     files = {"derm": state, "xray": official_state("x")}
     for name, content in files.items():
         torch.save({f"module.{key}": value for key, value in content.items()}, tmp_path / f"größe {name}.pth")
-    read = {name: read_official(tmp_path / f"größe {name}.pth") for name in files}
+    read = {name: read_weights(tmp_path / f"größe {name}.pth") for name in files}
     merged = official_student(read).eval()
     assert merged.modalities == ("dermoscopy", "xray")
     image = torch.rand(1, 3, 64, 64)
@@ -143,7 +143,7 @@ def test_mobile_sam_starts_the_trunk(tmp_path, state):
     torch.save(mobile, tmp_path / "mobile_sam.pt")
     student = build_student("esp_medsam", classes=3, modalities=["a", "b"]).eval()
     before = {k: v.clone() for k, v in student.state_dict().items() if not k.startswith("trunk.")}
-    load_mobile_sam(student, read_official(tmp_path / "mobile_sam.pt"))
+    load_mobile_sam(student, read_weights(tmp_path / "mobile_sam.pt"))
     after = student.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
     official = official_student({"fundus": state}).state_dict()
@@ -157,11 +157,11 @@ def test_what_is_not_weights_is_one_line(tmp_path):
     torch.save({"state_dict": {"a": torch.ones(1)}}, tmp_path / "nested.pth")
     torch.save({"a": Path("x")}, tmp_path / "object.pth")
     for name, match in (
-        ("missing.pth", "cannot be read"),
+        ("missing.pth", "not a file"),
         ("text.pth", "cannot be read"),
         ("object.pth", "cannot be read"),
-        ("nested.pth", "more than weights"),
+        ("nested.pth", "more than named tensors"),
     ):
         with pytest.raises(UserError, match=match) as error:
-            read_official(tmp_path / name)
+            read_weights(tmp_path / name)
         assert "\n" not in str(error.value)
