@@ -9,6 +9,7 @@ from torch import nn
 
 from ..types import UserError
 from .aggregation import knowsam_mean, knowsam_trio
+from .esp_medsam import EspMedSam
 from .polyp_pvt import polyp_pvt
 from .unet import UNet
 from .vnet import VNet
@@ -19,6 +20,7 @@ STUDENTS: dict[str, Callable[..., nn.Module]] = {
     "knowsam_trio": knowsam_trio,
     "knowsam_mean": knowsam_mean,
     "polyp_pvt": polyp_pvt,
+    "esp_medsam": EspMedSam,
 }
 
 
