@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
@@ -77,10 +79,23 @@ class Stage:
     clip: Clip | None = None
     prepare: Callable[[], None] = nothing  # once at the start of the stage; before a resume loads the checkpoint
     after_update: Callable[[float], None] = nothing  # once per optimizer update (EMA; buffers copied)
+    watched: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None  # (image, modality) -> other logits by name:
+    # each validation logs their Dice beside the scored one; nothing is decided by it
+
+
+class Remarks(NamedTuple):
+    """What a method has to say in the report."""
+
+    sentences: tuple[str, ...]
+    pictures: tuple[tuple[str, NDArray[np.uint8]], ...]  # title, (H, W, 3)
 
 
 class Method(Protocol):
-    """A paper. Methods subclass nn.Module and nothing else."""
+    """A paper. Methods subclass nn.Module and nothing else.
+
+    Two attributes may be there besides: `students`, a mapping of names to networks of build_student that may ship as
+    well, and `remarks(log, batch) -> Remarks`, from the lines of log.jsonl and a few un-augmented training rows.
+    """
 
     student: nn.Module  # (image, modality=None) -> logits; all that evaluate, predict and export ever see
 

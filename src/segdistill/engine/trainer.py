@@ -146,9 +146,8 @@ class Trainer:
                 self.module = None
                 gc.collect()  # the hooks of the stage before would count gradients too
             self.processes.share(checkpoint.stored_state(self.method).values())
-            if self.device.type == "cpu":
-                self.statistics = running_statistics(self.method)
-                self.settled = _copies(self.statistics)
+            self.statistics = running_statistics(self.method)
+            self.settled = _copies(self.statistics)
         module: nn.Module = StepModule(self.method)
         if self.settings.compile:
             module = cast(nn.Module, torch.compile(module))

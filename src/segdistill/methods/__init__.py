@@ -3,6 +3,7 @@
 from typing import Any
 
 from .kdas import KDAS
+from .knowsam import KnowSAM
 from .mean_teacher import MeanTeacher
 from .supervised import Supervised
 from .unimatch import UniMatch
@@ -11,5 +12,6 @@ METHODS: dict[str, Any] = {
     "supervised": Supervised,
     "mean_teacher": MeanTeacher,
     "unimatch": UniMatch,
+    "knowsam": KnowSAM,
     "kdas": KDAS,
 }
