@@ -78,6 +78,16 @@ class SamDistillation(nn.Module):
         z_s = self.teacher(F.interpolate(image, self.size, mode="bilinear", antialias=True), z)
         return F.interpolate(z_s, image.shape[-2:], mode="bilinear")
 
+    def terms(self, batch: Batch, z: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_SAM + mu(t) KD into the logits z of one student, and both by name."""
+        z_s = self(batch.image, z)
+        self.observe(z_s, z, batch)
+        terms = {"sam": dice_cross_entropy(z_s, batch.mask, batch.labelled, batch.classes)}
+        if ramp_up(progress, self.settings.start, self.settings.full) == 0:
+            return terms["sam"], terms
+        terms["kd"] = self.kd(z, z_s, batch)
+        return terms["sam"] + self.weight(progress) * terms["kd"], terms
+
     def weight(self, progress: float) -> float | Tensor:
         """mu: the ramp, times 0 while the gate is shut."""
         s = self.settings
@@ -108,6 +118,11 @@ class SamDistillation(nn.Module):
         """Once per optimizer update."""
         self.updates += 1
         self.running.lerp_(self.seen, 1 - (1 - 1 / self.updates).clamp(max=MEMORY))
+
+
+def part(teacher: str, task: Task) -> SamDistillation | None:
+    """The part with its default settings, for methods that only name a teacher; None for `none`."""
+    return None if teacher == "none" else SamDistillation(Skd(teacher), task)
 
 
 def sam_size(size: tuple[int, int]) -> tuple[int, int]:
