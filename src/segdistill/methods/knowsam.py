@@ -149,6 +149,7 @@ class KnowSAM(nn.Module):
         self.trio, self.students = build_trio(c.aggregation, task.classes)
         agrees = AGREEMENT[c.agreement]
         self.rules = RELEASED if c.as_released else Rules(agrees, agrees, entropy)
+        self.mixes = bool(c.mix_cells and c.other_batch and task.labelled and task.others)
         self.sam = None if c.teacher == "none" else SamDistillation(skd(c), task)
         if self.sam and c.as_released:
             self.sam.distil = released_pair_kl
@@ -209,7 +210,7 @@ class KnowSAM(nn.Module):
         if lam:
             terms["consistency"] = self.agreement(z_a, z_b, batch.classes)
             loss = loss + lam * terms["consistency"]
-        if c.mix_cells and progress >= c.mix_from and batch.labelled.any() and not batch.labelled.all():
+        if self.mixes and progress >= c.mix_from:
             mixed = self.mixed(batch, z_f.detach(), self.pseudo(z_f, z_s))
             loss, terms = self.mixed_terms(mixed, batch, loss, terms, eta, lam)
         return StepOutput(loss, terms)
@@ -295,6 +296,8 @@ class KnowSAM(nn.Module):
         entries = [entry for entry in log if "sam" in entry.get("watched", {})]
         if not self.sam or not entries:
             return
+        origin = self.sam.teacher.sam.origin
+        yield f"SAM's weights: {origin.file}, sha256 {origin.sha256}." if origin else "SAM began without weights."
         ahead = [entry["watched"]["sam"] - entry["validation"]["dice"] for entry in entries]
         last = entries[-1]
         yield (
@@ -351,10 +354,11 @@ def uncertain_cells(z: Tensor, count: int, *, lowest: bool = False) -> Tensor:
 
 def partners(labelled: Tensor) -> Tensor:
     """(B,) row of each row's partner: labelled rows take from unlabelled ones and these from them, in turn."""
-    known, other = labelled.nonzero()[:, 0], (~labelled).nonzero()[:, 0]
-    partner = torch.empty_like(labelled, dtype=torch.long)
-    partner[known] = other[torch.arange(len(known), device=other.device) % len(other)]
-    partner[other] = known[torch.arange(len(other), device=known.device) % len(known)]
+    partner = torch.zeros_like(labelled, dtype=torch.long)
+    for host in (labelled, ~labelled):
+        others_first = host.long().argsort(stable=True)  # no nonzero(): the host never waits for the device
+        turn = (host.cumsum(0) - 1) % (~host).sum().clamp(min=1)
+        partner = torch.where(host, others_first[turn], partner)
     return partner
 
 
