@@ -294,6 +294,18 @@ def test_sam_sees_a_size_that_it_can_take(size, expected):
         assert sam(torch.rand(1, 3, *size), torch.zeros(1, 3, *size)).shape == (1, 3, *size)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (128, 144)])
+def test_a_step_in_bf16(size):
+    """As Fabric runs it: the image arrives in bf16."""
+    method = build(size=size)
+    made = batch(2, 1, size=size)
+    made = made._replace(image=made.image.bfloat16())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = method.step(made, 0.6)
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+
+
 # --- released vs paper ----------------------------------------------------------------------------------------------
 
 

@@ -75,7 +75,8 @@ class SamDistillation(nn.Module):
         """SAM's logits z_s (B, C, H, W) for an image (B, 3, H, W) and the student's logits z, of which no gradient."""
         if image.shape[-2:] == self.size:
             return self.teacher(image, z)  # type: ignore[no-any-return]
-        z_s = self.teacher(F.interpolate(image, self.size, mode="bilinear", antialias=True), z)
+        larger = F.interpolate(image, self.size, mode="bilinear")  # SAM's size is never the smaller one
+        z_s = self.teacher(larger, z)
         return F.interpolate(z_s, image.shape[-2:], mode="bilinear")
 
     def terms(self, batch: Batch, z: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
