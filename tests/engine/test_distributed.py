@@ -14,7 +14,7 @@ import torch
 from helpers import make_set
 from safetensors.torch import load_file
 from toy import Plain
-from two_processes import Bright, trained, validation_set
+from two_processes import Bright, dark, trained, validation_set
 
 from segdistill.engine import checkpoint
 from segdistill.engine.plan import planned
@@ -107,10 +107,13 @@ def losses(log):
 
 
 def test_validation_is_that_of_one_process(folder):
-    alone = validate(Bright(), validation_set(), torch.device("cpu"))
+    alone = validate(Bright(), validation_set(), torch.device("cpu"), watched=dark)
     for rank in range(2):
-        assert json.loads((folder / f"scores-{rank}.json").read_text(encoding="utf-8")) == alone
-    assert 0.5 < alone["dice"] < 1
+        assert json.loads((folder / f"scores-{rank}.json").read_text(encoding="utf-8")) == [*alone]
+    assert 0.5 < alone.scores["dice"] < 1
+    assert alone.watched.keys() == {"dark"}
+    assert alone.hidden.keys() == {"student", "dark"}
+    assert alone.hidden["dark"] < 0.3 < 0.5 < alone.hidden["student"]
 
 
 def test_a_loss_that_is_not_finite_on_one_ends_both(folder):

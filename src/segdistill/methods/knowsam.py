@@ -146,7 +146,7 @@ class KnowSAM(nn.Module):
     def __init__(self, config: KnowSAMConfig, task: Task) -> None:
         super().__init__()
         self.config = c = config
-        self.trio, self.students = build_trio(c.aggregation, task.classes)
+        self.trio, self.choices = build_trio(c.aggregation, task.classes)
         agrees = AGREEMENT[c.agreement]
         self.rules = RELEASED if c.as_released else Rules(agrees, agrees, entropy)
         self.mixes = bool(c.mix_cells and c.other_batch and task.labelled and task.others)
@@ -157,7 +157,12 @@ class KnowSAM(nn.Module):
     @property
     def student(self) -> nn.Module:
         """What ships."""
-        return self.students[self.config.student]
+        return self.choices[self.config.student]
+
+    @property
+    def students(self) -> dict[str, nn.Module]:
+        """What could ship instead: the same weights."""
+        return {name: network for name, network in self.choices.items() if name != self.config.student}
 
     def stages(self) -> list[Stage]:
         """One stage, two optimizers: the trio's and SAM's."""

@@ -1,0 +1,79 @@
+"""What a validation counts: oracle, Dice by hand on the cache's arrays."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import toy_data, with_hidden
+from two_processes import Bright, dark, validation_set
+
+from segdistill.data.batches import Dataset
+from segdistill.data.cache import Cache
+from segdistill.data.rows import Row
+from segdistill.engine import validation
+from segdistill.engine.validation import validate
+
+
+def hand_dice(data, numbers, network):
+    """Mean Dice of the foreground over the rows that have or show one, image by image."""
+    values = []
+    for i in numbers:
+        image = torch.from_numpy(data.cache.images[i]).permute(2, 0, 1)[None] / 255
+        found, truth = network(image)[0].argmax(0).numpy() == 1, data.cache.masks[i] == 1
+        if found.any() or truth.any():
+            values.append(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+    return np.mean(values)
+
+
+def test_scored_watched_and_hidden_are_counted_by_hand():
+    data = validation_set()
+    found = validate(Bright(), data, torch.device("cpu"), watched=dark)
+    networks = {"student": Bright(), "dark": lambda image: dark(image, None)["dark"]}
+    expected = {name: hand_dice(data, range(17), network) for name, network in networks.items()}
+    assert found.scores["dice"] == pytest.approx(expected["student"], abs=1e-6)
+    assert found.watched == {"dark": pytest.approx(expected["dark"], abs=1e-6)}
+    assert found.hidden == {
+        name: pytest.approx(hand_dice(data, range(17, 20), network), abs=1e-6) for name, network in networks.items()
+    }
+
+
+def test_what_is_watched_sees_every_row_once():
+    seen = []
+
+    def counting(image, modality):
+        seen.append(len(image))
+        return {}
+
+    validate(Bright(), validation_set(), torch.device("cpu"), watched=counting)
+    assert seen == [8, 8, 1, 3]
+
+
+def test_of_many_hidden_rows_a_fixed_even_choice_is_seen(monkeypatch):
+    monkeypatch.setattr(validation, "HIDDEN", 4)
+    masks = np.ones((32, 8, 8), np.uint8)
+    images = np.repeat((np.arange(32, dtype=np.uint8) * 8)[:, None, None, None], 8, 1).repeat(8, 2).repeat(3, 3)
+    rows = [Row(Path("v"), Path("m"), "val"), Row(Path("l"), Path("m"), "train")]
+    rows += [Row(Path(f"{i}"), None, "train", hidden=Path("m")) for i in range(2, 32)]
+    seen = []
+
+    def watching(image, modality):
+        seen.append((image[:, 0, 0, 0] * 255 / 8).round().int().tolist())
+        return {}
+
+    data = Dataset(Cache(images, masks, "h"), rows, ("background", "spot"), ("",))
+    validate(Bright(), data, torch.device("cpu"), watched=watching)
+    assert seen == [[0], [2, 11, 21, 31]]
+
+
+def test_a_training_batch_never_carries_what_the_budget_hides():
+    batches = with_hidden(toy_data())
+    assert (batches.dataset.cache.masks[6:10] > 0).any((1, 2)).all()
+    assert batches.dataset.hidden().tolist() == [6, 7, 8, 9]
+    for counts in ((2, 2), (0, 10), (6, 4)):
+        for position in range(6):
+            batch = batches.at(0, counts, position, "cpu")
+            assert (batch.labelled == ~torch.isin(batch.index, torch.arange(6, 10))).all()
+            assert not batch.mask[~batch.labelled].any()
+            assert batch.mask[batch.labelled].any()
+    assert batches.dataset.truth_for_reports(np.arange(6, 10)).any()
