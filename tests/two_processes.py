@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
+from small_methods import SMALL
 from torch import nn
 from toy import Plain, Toy, toy_data
 
@@ -61,7 +62,7 @@ def method_named(name):
     seed_everything(0)
     if name in METHODS:
         small = {field.name: 2 for field in fields(METHODS[name].Config) if "batch" in field.name}
-        return METHODS[name](METHODS[name].Config(**small), Task(2, (32, 32), ("",), 6, 4))
+        return METHODS[name](METHODS[name].Config(**SMALL.get(name, {}) | small), Task(2, (32, 32), ("",), 6, 4))
     return Toy((3, 3)) if name == "toy" else Plain()
 
 

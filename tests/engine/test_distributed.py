@@ -53,7 +53,7 @@ class Pair:
     def wait(self):
         """Both exit codes; a process that hangs is killed and fails the test."""
         try:
-            return [member.wait(60) for member in self.members]
+            return [member.wait(300) for member in self.members]
         finally:
             for member in self.members:
                 member.kill()
@@ -153,12 +153,12 @@ def life(tmp_path_factory):
     cut = (pair.wait(), pair.output, saved(run))
     command = [sys.executable, "-m", "segdistill", "train", "--resume", str(run)]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=240)
     return run, cut, ([done.returncode], done.stdout + done.stderr, saved(run))
 
 
 def _wait_for_a_checkpoint(run, pair):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not saved(run) and pair.members[0].poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import disk
 from rich.console import Console
+from small_methods import DUE, SMALL
 from toy import toy_data
 
 from segdistill.deploy.artefact import load_student, save_student
@@ -22,19 +23,6 @@ from segdistill.types import Batch, Task
 
 SIZE = 32
 pytestmark = pytest.mark.parametrize("name", METHODS)
-
-
-DUE = {
-    "unimatch": {"threshold": 0.0},
-    "knowsam": {"mix_confidence": 0.0},
-}  # settings under which every term acts on an untrained network
-
-
-# Smaller and faster than what a paper publishes, where that would take minutes here.
-SMALL = {
-    "knowsam": {"teacher": "tiny", "labelled_batch": 4, "other_batch": 2},
-    "kdas": {"teacher_backbone": "b0", "learning_rate": 1e-3, "labelled_batch": 4, "other_batch": 4},
-}
 
 
 def build(name, classes=2, size=SIZE, **settings):

@@ -79,6 +79,9 @@ def _processes(options: TrainOptions) -> Processes:
 
 def _new_run(data: Path, out: Path | str | None, options: TrainOptions, config: Any) -> Path:
     """A run folder that knows its data and settings."""
+    require = getattr(method_named(options.method), "require", None)
+    if require:
+        require(config)
     folder = new_folder(Path(out) if out else None, data, options)
     prepare_data(data, folder, options)
     write_json(folder / "run.json", provenance())

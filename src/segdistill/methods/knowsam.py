@@ -39,7 +39,7 @@ from ..models.statistics import untracked_statistics
 from ..models.students import StudentSpec, build_student
 from ..transforms.presets import released_weak_strong, weak_strong
 from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
-from .sam_distillation import SamDistillation, Skd
+from .sam_distillation import SamDistillation, Skd, require_sam
 
 GRID = 4  # UGDA's cells per side, released
 
@@ -142,6 +142,11 @@ class KnowSAM(nn.Module):
     """The trio and its SAM."""
 
     Config = KnowSAMConfig
+
+    @staticmethod
+    def require(config: KnowSAMConfig) -> None:
+        """UserError where SAM's weights are not to be had."""
+        require_sam(config.teacher)
 
     def __init__(self, config: KnowSAMConfig, task: Task) -> None:
         super().__init__()

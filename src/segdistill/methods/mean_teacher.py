@@ -21,7 +21,7 @@ from ..models.ema import MovingAverage
 from ..models.students import build_student
 from ..transforms.presets import weak, with_view
 from ..types import Batch, Clip, Stage, StepOutput, Task
-from .sam_distillation import part
+from .sam_distillation import part, require_sam
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class MeanTeacher(nn.Module):
     """A student and its moving average."""
 
     Config = MeanTeacherConfig
+
+    @staticmethod
+    def require(config: MeanTeacherConfig) -> None:
+        """UserError where SAM's weights are not to be had."""
+        require_sam(config.sam)
 
     def __init__(self, config: MeanTeacherConfig, task: Task) -> None:
         super().__init__()

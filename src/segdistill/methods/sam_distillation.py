@@ -19,6 +19,8 @@ from ..losses.consistency import ramp_up
 from ..losses.distillation import distillation_kl
 from ..losses.segmentation import annotated_logits, dice_cross_entropy
 from ..models.knowsam_teacher import knowsam_teacher
+from ..models.sam import WITHOUT_WEIGHTS
+from ..models.sam_weights import find_sam
 from ..types import Batch, Task
 
 LEAST = 128  # pixels: below, SAM's grid of 16-pixel tokens says little, and psi's pooling leaves one cell
@@ -119,6 +121,12 @@ class SamDistillation(nn.Module):
         """Once per optimizer update."""
         self.updates += 1
         self.running.lerp_(self.seen, 1 - (1 - 1 / self.updates).clamp(max=MEMORY))
+
+
+def require_sam(teacher: str) -> None:
+    """UserError where the teacher is neither without weights nor to be had: before a run exists that needs it."""
+    if teacher not in ("none", *WITHOUT_WEIGHTS):
+        find_sam(teacher)
 
 
 def part(teacher: str, task: Task) -> SamDistillation | None:

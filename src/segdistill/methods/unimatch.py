@@ -23,7 +23,7 @@ from ..losses.segmentation import annotated_logits, dice_cross_entropy
 from ..models.students import build_student
 from ..transforms.presets import weak, with_view
 from ..types import Batch, Clip, Stage, StepOutput, Task
-from .sam_distillation import part
+from .sam_distillation import part, require_sam
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ class UniMatch(nn.Module):
     """One student on weak, strong and perturbed views."""
 
     Config = UniMatchConfig
+
+    @staticmethod
+    def require(config: UniMatchConfig) -> None:
+        """UserError where SAM's weights are not to be had."""
+        require_sam(config.sam)
 
     def __init__(self, config: UniMatchConfig, task: Task) -> None:
         super().__init__()
