@@ -33,7 +33,11 @@ TINT = 0.4
 
 # matplotlib wants colours, the page has variables: these stand for them until the SVG is written.
 INK, FAINT, ACCENT, BAND = "#010101", "#020202", "#030303", "#040404"
-_VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)", ACCENT: "var(--accent)", BAND: "var(--band)"}
+SERIES = (ACCENT, "#050101", "#050202", "#050303", "#050404", "#050505")  # lines of one chart; more of them repeat
+HIDDEN = "Dice on training images whose masks the budget hides"
+_VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)", ACCENT: "var(--accent)", BAND: "var(--band)"} | {
+    colour: f"var(--series-{number})" for number, colour in enumerate(SERIES[1:], 1)
+}
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "segdistill",
     "svg.fonttype": "none",
@@ -62,6 +66,7 @@ class Panel:
     name: str
     note: str
     svg: str
+    legend: tuple[tuple[str, str], ...] = ()  # (what a line shows, its CSS colour), where there are several
 
 
 def dice_histogram(values: Sequence[float], kind: str = "image") -> str:
@@ -158,6 +163,12 @@ def picture_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A small picture (H, W, 3) with each pixel repeated, so that its longer side has at least PICTURE_SIDE pixels."""
+    times = max(1, -(-PICTURE_SIDE // max(image.shape[:2])))
+    return image.repeat(times, 0).repeat(times, 1)
+
+
 def data_uri(image: NDArray[np.uint8]) -> str:
     """JPEG data URI of (H, W, 3). Without colour subsampling, which would blur thin coloured lines."""
     from PIL import Image
@@ -190,44 +201,82 @@ def _training_panels(lines: Sequence[Mapping[str, object]]) -> list[Panel]:
 
 
 def _validation_panels(lines: Sequence[Mapping[str, object]]) -> list[Panel]:
+    """The scored network's curves, what was watched beside its mean, and all of them where the truth was hidden."""
+    scored, watched, hidden = (_scores(lines, kind) for kind in ("validation", "watched", "hidden"))
+    if len(scored) == 2 and "dice" in scored:  # the mean and the only class: one curve
+        scored = {"dice": scored["dice"]}
+    panels = []
+    if watched and "dice" in scored:
+        panels.append(_several_panel("validation Dice", {"student": scored.pop("dice")} | watched))
+    names = {name: "validation Dice" if name == "dice" else f"validation Dice, {name}" for name in scored}
+    panels += [_curve_panel(names[name], values, score=True) for name, values in scored.items()]
+    if hidden:
+        panels.append(_several_panel(HIDDEN, hidden))
+    return [panel for panel in panels if panel]
+
+
+def _scores(lines: Sequence[Mapping[str, object]], kind: str) -> dict[str, list[tuple[float, float]]]:
+    """The (iteration, score) points of an entry of the log, by name; the student first."""
     points: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
-        scores = line.get("validation")
+        scores = line.get(kind)
         for name, value in scores.items() if isinstance(scores, Mapping) else ():
             points.setdefault(name, []).append((number(line["iteration"]), number(value)))
-    if len(points) == 2 and "dice" in points:  # the mean and the only class: one curve
-        points = {"dice": points["dice"]}
-    names = {name: "validation Dice" if name == "dice" else f"validation Dice, {name}" for name in points}
-    return [panel for name, values in points.items() if (panel := _curve_panel(names[name], values, score=True))]
+    return dict(sorted(points.items(), key=lambda item: item[0] != "student"))
 
 
 def _curve_panel(name: str, points: Sequence[tuple[float, float]], *, score: bool = False) -> Panel | None:
     """The curve of (iteration, value) points; None where no value is finite."""
-    x, y = np.array(points).T
-    keep = np.isfinite(x) & np.isfinite(y)
-    if not keep.any():
+    x, y = _finite_points(points)
+    if not len(x):
         return None
-    missing = int(np.count_nonzero(~keep))
-    x, y = x[keep], y[keep]
+    missing = len(points) - len(x)
     best = (float(x[y.argmax()]), float(y.max())) if score else None
     note = f"best {best[1]:.3f} at {best[0]:,.0f}" if best else f"last {y[-1]:.3g}"
-    return Panel(name, note + f", {missing:,} not finite" * (missing > 0), _curve(x, y, marked=best))
+    return Panel(name, note + f", {missing:,} not finite" * (missing > 0), _curves([(x, y)], score=score, ring=best))
 
 
-def _curve(x: NDArray[np.float64], y: NDArray[np.float64], marked: tuple[float, float] | None) -> str:
-    """SVG of y over the iteration x; with a mark, y is a score and the axis is 0..1."""
+def _several_panel(name: str, scores: Mapping[str, Sequence[tuple[float, float]]]) -> Panel | None:
+    """Scores in one chart; the first one's best is marked. None where no value is finite."""
+    finite = {label: curve for label, points in scores.items() if len((curve := _finite_points(points))[0])}
+    if not finite:
+        return None
+    x, y = next(iter(finite.values()))
+    best = (float(x[y.argmax()]), float(y.max()))
+    legend = tuple(
+        (f"{label} {curve[1][-1]:.3f}", _VARIABLES[SERIES[i % len(SERIES)]])
+        for i, (label, curve) in enumerate(finite.items())
+    )
+    svg = _curves(list(finite.values()), score=True, ring=best if name != HIDDEN else None)
+    return Panel(name, "last values" if name == HIDDEN else f"best {best[1]:.3f} at {best[0]:,.0f}; last:", svg, legend)
+
+
+def _finite_points(points: Sequence[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = np.array(points, dtype=np.float64).T
+    keep = np.isfinite(x) & np.isfinite(y)
+    return x[keep], y[keep]
+
+
+def _curves(
+    curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], *, score: bool, ring: tuple[float, float] | None
+) -> str:
+    """SVG of curves y over the iteration x, the first on top; of scores the axis is 0..1."""
 
     def draw(axes: Axes) -> None:
-        if len(x) <= MAX_POINTS:
-            axes.plot(x, y, color=ACCENT, linewidth=1.2, marker="." if len(x) <= 40 else "", markersize=4)
-        else:
+        for i, (x, y) in reversed(list(enumerate(curves))):
+            colour = SERIES[i % len(SERIES)]
+            if len(x) <= MAX_POINTS:
+                axes.plot(x, y, color=colour, linewidth=1.2, marker="." if len(x) <= 40 else "", markersize=4)
+                continue
             bins = list(zip(np.array_split(x, MAX_POINTS), np.array_split(y, MAX_POINTS), strict=True))
             middle = [float(a.mean()) for a, _ in bins]
-            low, high = np.array([np.percentile(b, (10, 90)) for _, b in bins]).T
-            axes.fill_between(middle, low, high, color=BAND, linewidth=0)
-            axes.plot(middle, [float(b.mean()) for _, b in bins], color=ACCENT, linewidth=1.2)
-        if marked:
-            axes.plot(*marked, marker="o", markersize=6, markerfacecolor="none", markeredgecolor=INK)
+            if len(curves) == 1:
+                low, high = np.array([np.percentile(b, (10, 90)) for _, b in bins]).T
+                axes.fill_between(middle, low, high, color=BAND, linewidth=0)
+            axes.plot(middle, [float(b.mean()) for _, b in bins], color=colour, linewidth=1.2)
+        if ring:
+            axes.plot(*ring, marker="o", markersize=6, markerfacecolor="none", markeredgecolor=INK)
+        if score:
             axes.set_ylim(0, 1)
         axes.set_xlabel("iteration")
         axes.locator_params(nbins=5)
