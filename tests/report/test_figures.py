@@ -223,9 +223,9 @@ def test_watched_scores_share_the_chart_of_the_scored_one() -> None:
         for i in range(1, 8)
     ]
     first, *others = log_panels(log)["main"]
-    assert (first.name, first.note) == ("validation Dice", "best 0.700 at 7; last:")
-    assert [name for name, _ in first.legend] == ["student 0.700", "unet 0.200", "sam 0.350"]
-    colours = [colour for _, colour in first.legend]
+    assert (first.name, first.note) == ("validation Dice", "best of the student 0.700 at 7")
+    assert [entry[:2] for entry in first.legend] == [("student", "0.700"), ("unet", "0.200"), ("sam", "0.350")]
+    colours = [colour for *_, colour in first.legend]
     assert colours == ["var(--accent)", "var(--series-1)", "var(--series-2)"]
     assert all(f"stroke: {colour}" in first.svg for colour in colours)
     assert "#05" not in first.svg
@@ -245,8 +245,9 @@ def test_hidden_scores_have_a_chart_of_their_own() -> None:
         "validation Dice, dice_b",
     ]
     assert panels[3].name == "Dice on training images whose masks the budget hides"
-    assert [name for name, _ in panels[3].legend] == ["student 0.300"]
-    assert not panels[0].legend
+    assert (panels[3].note, panels[3].legend, panels[0].legend) == ("last 0.300", (), ())
+    several = log_panels([log[0] | {"hidden": {"unet": 0.2, "student": 0.1}}])["main"][3]
+    assert [entry[:2] for entry in several.legend] == [("student", "0.100"), ("unet", "0.200")]
 
 
 def test_long_scores_of_many_stay_small() -> None:

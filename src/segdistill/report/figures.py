@@ -34,6 +34,7 @@ TINT = 0.4
 # matplotlib wants colours, the page has variables: these stand for them until the SVG is written.
 INK, FAINT, ACCENT, BAND = "#010101", "#020202", "#030303", "#040404"
 SERIES = (ACCENT, "#050101", "#050202", "#050303", "#050404", "#050505")  # lines of one chart; more of them repeat
+SMALL, LARGE = (3.4, 1.9), (5.4, 2.4)  # inches: three and two charts in a row
 HIDDEN = "Dice on training images whose masks the budget hides"
 _VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)", ACCENT: "var(--accent)", BAND: "var(--band)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(SERIES[1:], 1)
@@ -66,7 +67,7 @@ class Panel:
     name: str
     note: str
     svg: str
-    legend: tuple[tuple[str, str], ...] = ()  # (what a line shows, its CSS colour), where there are several
+    legend: tuple[tuple[str, str, str], ...] = ()  # of several lines: (name, last value, CSS colour)
 
 
 def dice_histogram(values: Sequence[float], kind: str = "image") -> str:
@@ -206,7 +207,7 @@ def _validation_panels(lines: Sequence[Mapping[str, object]]) -> list[Panel]:
     if len(scored) == 2 and "dice" in scored:  # the mean and the only class: one curve
         scored = {"dice": scored["dice"]}
     panels = []
-    if watched and "dice" in scored:
+    if watched and "dice" in scored and len(_finite_points(scored["dice"])[0]):
         panels.append(_several_panel("validation Dice", {"student": scored.pop("dice")} | watched))
     names = {name: "validation Dice" if name == "dice" else f"validation Dice, {name}" for name in scored}
     panels += [_curve_panel(names[name], values, score=True) for name, values in scored.items()]
@@ -237,18 +238,20 @@ def _curve_panel(name: str, points: Sequence[tuple[float, float]], *, score: boo
 
 
 def _several_panel(name: str, scores: Mapping[str, Sequence[tuple[float, float]]]) -> Panel | None:
-    """Scores in one chart; the first one's best is marked. None where no value is finite."""
+    """Scores in one chart, with their last values; the best of the scored one is marked. None without a finite one."""
     finite = {label: curve for label, points in scores.items() if len((curve := _finite_points(points))[0])}
     if not finite:
         return None
-    x, y = next(iter(finite.values()))
-    best = (float(x[y.argmax()]), float(y.max()))
     legend = tuple(
-        (f"{label} {curve[1][-1]:.3f}", _VARIABLES[SERIES[i % len(SERIES)]])
-        for i, (label, curve) in enumerate(finite.items())
+        (label, f"{y[-1]:.3f}", _VARIABLES[SERIES[i % len(SERIES)]]) for i, (label, (_, y)) in enumerate(finite.items())
     )
-    svg = _curves(list(finite.values()), score=True, ring=best if name != HIDDEN else None)
-    return Panel(name, "last values" if name == HIDDEN else f"best {best[1]:.3f} at {best[0]:,.0f}; last:", svg, legend)
+    if name == HIDDEN:
+        alone = f"last {legend[0][1]}" if len(finite) == 1 else ""
+        return Panel(name, alone, _curves(list(finite.values()), score=True), legend if not alone else ())
+    x, y = finite["student"]
+    best = (float(x[y.argmax()]), float(y.max()))
+    note = f"best of the student {best[1]:.3f} at {best[0]:,.0f}"
+    return Panel(name, note, _curves(list(finite.values()), score=True, ring=best), legend)
 
 
 def _finite_points(points: Sequence[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -258,7 +261,10 @@ def _finite_points(points: Sequence[tuple[float, float]]) -> tuple[NDArray[np.fl
 
 
 def _curves(
-    curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], *, score: bool, ring: tuple[float, float] | None
+    curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+    *,
+    score: bool = False,
+    ring: tuple[float, float] | None = None,
 ) -> str:
     """SVG of curves y over the iteration x, the first on top; of scores the axis is 0..1."""
 
@@ -281,10 +287,10 @@ def _curves(
         axes.set_xlabel("iteration")
         axes.locator_params(nbins=5)
 
-    return _svg(draw)
+    return _svg(draw, SMALL if len(curves) == 1 else LARGE)
 
 
-def _svg(draw: Callable[[Axes], None]) -> str:
+def _svg(draw: Callable[[Axes], None], size: tuple[float, float] = SMALL) -> str:
     """One small chart to be placed inline: scales with its frame; no prolog, metadata, or ids that nothing uses."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -292,7 +298,7 @@ def _svg(draw: Callable[[Axes], None]) -> str:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change the report
         matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=(3.4, 1.9), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 KINDS = ("worst", "median", "best")  # the order in the report: what fails is seen first
 MAX_VOLUMES = 50  # listed one by one
 SILENT = Remarks((), ())
+WIDE = 1.8  # width / height above which a picture has a row of its own
 POOR = 0.5  # Dice below which an image counts as poor in the words of the headline
 
 
@@ -92,7 +93,10 @@ def _render(data: ReportData) -> str:
         per_volume=dict(list(volumes.items())[:MAX_VOLUMES]),
         hidden_volumes=max(0, len(volumes) - MAX_VOLUMES),
         panels=log_panels(data.log),
-        remarked=[(caption, data_uri(enlarged(picture))) for caption, picture in data.remarks.pictures],
+        remarked=[
+            (caption, data_uri(enlarged(picture)), picture.shape[1] > WIDE * picture.shape[0])
+            for caption, picture in data.remarks.pictures
+        ],
         histograms=_histograms(data),
         examples=[
             (kind, [_pictures(example, data) for example in data.examples if example.kind == kind]) for kind in kinds
