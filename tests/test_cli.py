@@ -325,7 +325,7 @@ def test_help(words, capsys):
     assert "train" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "compare", "predict", "export", "check"])
+@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "compare", "predict", "export", "convert", "check"])
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])

@@ -25,6 +25,7 @@ A large promptable segmentation model and a handful of masks in; a small, prompt
   compare   say whether runs differ: paired by image and seed, with intervals
   predict   write masks for images, with a student or an ONNX file
   export    write a student as one ONNX file
+  convert   make a student of the weights that KnowSAM, KDAS or ESP-MedSAM published
   check     look for leaks, copies and broken masks in a data set; show an augmentation
 
 examples:
@@ -164,6 +165,19 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _convert(words: list[str]) -> int:
+    """Make a student of published weights."""
+    from .api.convert import SIZES, convert
+
+    parser = _parser("convert", "Make a student of the weights that a paper's authors published.")
+    parser.add_argument("family", choices=tuple(SIZES), help="whose weights they are")
+    parser.add_argument("files", nargs="+", help="SGDL_best_model.pth, KDAS's checkpoint, or MODALITY=FILE...")
+    parser.add_argument("--out", "-o", required=True, help="folder of the student to write")
+    parser.add_argument("--separate_heads", action="store_true", help="esp_medsam: a decoder per modality")
+    _call(parser, convert, words)
+    return 0
+
+
 def _check(words: list[str]) -> int:
     """Audit a data set, or show an augmentation."""
     from .api.check import check, show_augment
@@ -201,6 +215,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "predict": _predict,
     "export": _export,
+    "convert": _convert,
 }
 
 
