@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .engine.interrupt import Interrupted
 from .types import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"segdistill: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"segdistill: {stop}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes that Ctrl-C reached
             print("segdistill: stopped", file=sys.stderr)
@@ -71,7 +75,6 @@ def _train(words: list[str]) -> int:
     from .api.options import TrainOptions
     from .api.runs import method_named
     from .api.train import resume, train
-    from .engine.interrupt import Interrupted
 
     name = _chosen_method(words)
     parser = _parser("train", "Train a student on a data folder, score it once on the test split, write a report.")
@@ -83,21 +86,17 @@ def _train(words: list[str]) -> int:
     parser.add_class_arguments(TrainOptions, as_group=False)
     parser.add_class_arguments(method_named(name).Config, name)
     given = _parse(parser, words)
-    try:
-        if given.resume:
-            if len(words) > (1 if "=" in words[0] else 2):
-                raise UserError("--resume RUN stands alone: a run goes on with the settings it began with")
-            resume(given.resume)
-            return 0
-        data = given.folder or given.data
-        if data is None:
-            raise UserError("train needs a data folder: segdistill train DATA, or --resume RUN")
-        built: Namespace = parser.instantiate(given)
-        options = TrainOptions(**{key: built[key] for key in TrainOptions.__dataclass_fields__})
-        train(data, given.out, options, built[name])
-    except Interrupted as stop:
-        print(f"segdistill: {stop}", file=sys.stderr)
-        return stop.exit_code
+    if given.resume:
+        if len(words) > (1 if "=" in words[0] else 2):
+            raise UserError("--resume RUN stands alone: a run goes on with the settings it began with")
+        resume(given.resume)
+        return 0
+    data = given.folder or given.data
+    if data is None:
+        raise UserError("train needs a data folder: segdistill train DATA, or --resume RUN")
+    built: Namespace = parser.instantiate(given)
+    options = TrainOptions(**{key: built[key] for key in TrainOptions.__dataclass_fields__})
+    train(data, given.out, options, built[name])
     return 0
 
 
