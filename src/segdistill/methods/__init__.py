@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .bcp import BCP
 from .kdas import KDAS
 from .knowsam import KnowSAM
 from .mean_teacher import MeanTeacher
@@ -12,6 +13,7 @@ METHODS: dict[str, Any] = {
     "supervised": Supervised,
     "mean_teacher": MeanTeacher,
     "unimatch": UniMatch,
+    "bcp": BCP,
     "knowsam": KnowSAM,
     "kdas": KDAS,
 }
