@@ -49,11 +49,13 @@ def demo(out: Path | str = "runs/demo", *, iterations: int = 400, threads: int |
     results = {}
     for method, (config, share) in TRAININGS.items():
         console.rule(f"{method}, {MASKS} masks")
+        updates = max(1, round(share * iterations))
         options = TrainOptions(
             method=method,
             labelled=MASKS,
             size=96,
-            iterations=max(1, round(share * iterations)),
+            iterations=updates,
+            validate_every=max(1, updates // 8),
             threads=threads,
             seed=seed,
             cache=out / "cache",
