@@ -87,8 +87,9 @@ def test_predict_evaluate_export(run, tiny_set, tmp_path, capsys):
     assert set(np.unique(np.array(Image.open(masks[0])))) <= {0, 1}
     assert main(["export", str(run), "-o", "s.onnx", "--images", str(tiny_set / "images")]) == 0
     assert main(["predict", "s.onnx", str(tiny_set / "images"), "-o", "onnx"]) == 0
-    for path in masks:
-        np.testing.assert_array_equal(np.array(Image.open(path)), np.array(Image.open(tmp_path / "onnx" / path.name)))
+    pairs = [(np.array(Image.open(path)), np.array(Image.open(tmp_path / "onnx" / path.name))) for path in masks]
+    differing = sum(int((ours != theirs).sum()) for ours, theirs in pairs)
+    assert differing <= 4  # of 98,304: after four updates a pixel may lie at p = .5 to the last digit
     assert main(["evaluate", str(run), str(tiny_set), "-o", "scores"]) == 0
     assert main(["evaluate", "out", str(tiny_set), "-o", "masks"]) == 0
     assert main(["evaluate", "out", str(tiny_set / "masks")]) == 0

