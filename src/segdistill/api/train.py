@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from ..data.batches import Dataset, TrainingBatches
-from ..data.labels import LabelMapping, colours
+from ..data.labels import colours
 from ..deploy.artefact import save_student
 from ..deploy.card import Card
 from ..deploy.predictor import open_predictor
@@ -25,7 +25,7 @@ from ..engine.randomness import seed_everything
 from ..engine.trainer import Trained, Trainer
 from ..models.students import student_spec
 from ..types import Task, UserError
-from .data import load_data, prepare_data, scored_rows, split_table
+from .data import SPLITS, Loaded, load_data, prepare_data, scored_rows
 from .options import TrainOptions, check_options, parse_size
 from .reporting import training_report
 from .runs import (
@@ -51,12 +51,15 @@ class TrainResult:
 
 
 def train(
-    data: Path | str, out: Path | str | None = None, options: TrainOptions | None = None, config: Any = None
+    data: Path | str | Sequence[Path | str],
+    out: Path | str | None = None,
+    options: TrainOptions | None = None,
+    config: Any = None,
 ) -> TrainResult:
-    """Train a student on a data folder and score it once on the test split.
+    """Train a student on one or several data folders and score it once on the test split.
 
     Args:
-        data: Folder (images/ + masks/, or KnowSAM's layout) or CSV manifest.
+        data: Folder (images/ + masks/, or KnowSAM's layout) or CSV manifest; or several.
         out: Run folder to create; default runs/NAME-METHOD-TIME.
         options: Data, loop and output; default TrainOptions().
         config: The method's own settings (its Config class); default that class's defaults.
@@ -69,7 +72,8 @@ def train(
     check_options(options)
     config = config or method_named(options.method).Config()
     with _processes(options) as processes:
-        folder = processes.first(lambda: _new_run(Path(data), out, options, config))
+        folders = [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
+        folder = processes.first(lambda: _new_run(folders, out, options, config))
         return _carry_on(folder, processes)
 
 
@@ -77,7 +81,7 @@ def _processes(options: TrainOptions) -> Processes:
     return Processes(options.devices, options.nodes, resolve_device(options.device))
 
 
-def _new_run(data: Path, out: Path | str | None, options: TrainOptions, config: Any) -> Path:
+def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions, config: Any) -> Path:
     """A run folder that knows its data and settings."""
     folder = new_folder(Path(out) if out else None, data, options)
     prepare_data(data, folder, options)
@@ -101,7 +105,7 @@ def resume(run: Path | str) -> TrainResult:
 
 
 def _carry_on(run: Path, processes: Processes) -> TrainResult:
-    data_path, options, config = read_config(run)
+    folders, options, config = read_config(run)
     if (run / "report.html").exists():
         console.print(f"{run}: finished already; see {run / 'report.html'}", markup=False)
         return TrainResult(run, read_json(run / "summary.json"))
@@ -109,17 +113,18 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     console.quiet = processes.rank > 0
     if options.threads:
         torch.set_num_threads(options.threads)
-    data, mapping, facts = processes.in_turn(lambda: load_data(run, options))
+    loaded = processes.in_turn(lambda: load_data(run, options))
+    data = loaded.dataset
     warnings = [*_warnings(data), *_findings(run)]
     for line in warnings:
         console.print(f"warning: {line}", markup=False, style="yellow")
     with _timed(run, processes):
-        trained, method = _fit(run, data_path, data, options, config, processes)
+        trained, method = _fit(run, folders, data, options, config, processes)
     processes.part()
-    card = _card(data, options, method.student, facts["hash"])
+    card = _card(data, options, method.student, loaded.facts["hash"])
     _save_last(run, method, trained, card)
     save_student(run / "student", method.student, card)
-    evaluation, split = _score(run, data, mapping, options, Path(facts["root"]), facts["name"])
+    evaluation, split = _score(run, loaded, options)
     save_student(run / "student", method.student, replace(card, scores=evaluation.summary))
     seconds = read_json(run / "run.json")["training seconds"]
     extra = {"scored split": split, "best validation Dice": trained.best, "training seconds": seconds}
@@ -128,7 +133,7 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
         "labelled": len(data.numbers("train", labelled=True)),
     }
     write_scores(run, evaluation)
-    training_report(run, evaluation, data.rows, mapping, warnings)
+    training_report(run, evaluation, data.rows, loaded.sources, warnings)
     show_scores(f"{split} split, original resolution", evaluation.summary)
     console.print(f"report: {run / 'report.html'}\nstudent: {run / 'student'}", markup=False)
     return TrainResult(run, evaluation.summary)
@@ -150,12 +155,17 @@ def _timed(run: Path, processes: Processes) -> Iterator[None]:
 
 
 def _fit(
-    run: Path, data_path: Path, data: Dataset, options: TrainOptions, config: Any, processes: Processes
+    run: Path, folders: Sequence[Path], data: Dataset, options: TrainOptions, config: Any, processes: Processes
 ) -> tuple[Trained, Any]:
     """Train the method; the student comes back with its best weights, in eval mode on the CPU."""
-    batches = TrainingBatches(data, options.seed)
+    batches = TrainingBatches(data, options.seed, _balance(data, options))
     task = Task(
-        len(data.classes), parse_size(options.size), data.modalities, len(batches.labelled), len(batches.others)
+        classes=len(data.classes),
+        size=parse_size(options.size),
+        modalities=data.modalities,
+        labelled=len(batches.labelled),
+        others=len(batches.others),
+        modality_classes=data.modality_classes,
     )
     seed_everything(options.seed)
     method = method_named(options.method)(config, task)
@@ -166,9 +176,16 @@ def _fit(
             console.print(f"precision: {precision}, the faster one here")
             options = replace(options, precision=cast(Any, precision))
             if processes.rank == 0:
-                write_text(run / "config.yaml", config_text(data_path, options, config))
+                write_text(run / "config.yaml", config_text(folders, options, config))
         trained = trainer.run()
     return trained, method.cpu().eval()
+
+
+def _balance(data: Dataset, options: TrainOptions) -> float:
+    """What `--balance` says; by default several data sets are drawn by the square root of their modalities' sizes."""
+    if options.balance is not None:
+        return options.balance
+    return 0.5 if len(data.datasets) > 1 else 0.0
 
 
 def _card(data: Dataset, options: TrainOptions, student: torch.nn.Module, data_hash: str) -> Card:
@@ -198,18 +215,16 @@ def _save_last(run: Path, method: Any, trained: Trained, card: Card) -> None:
     method.load_state_dict(best)
 
 
-def _score(
-    run: Path, data: Dataset, mapping: LabelMapping, options: TrainOptions, root: Path, name: str
-) -> tuple[Evaluation, str]:
-    split, rows = scored_rows(data.rows)
+def _score(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[Evaluation, str]:
+    split, rows = scored_rows(loaded.dataset.rows)
     if not rows:
         raise UserError(f"{run}: no labelled test or validation image to score; the student is in {run / 'student'}")
     predictor = open_predictor(run / "student", resolve_device(options.device))
     with bar(f"scoring {split}") as progress:
         evaluation = evaluate_cases(
-            predicted_cases(predictor, rows, mapping, root),
-            classes=data.classes,
-            dataset=name,
+            predicted_cases(predictor, rows, loaded.sources),
+            classes=loaded.dataset.classes,
+            dataset=loaded.facts["name"],
             tolerance=options.tolerance,
             seed=options.seed,
             on_progress=lambda done: progress(done, len(rows)),
@@ -225,12 +240,14 @@ def _findings(run: Path) -> list[str]:
 
 def _warnings(data: Dataset) -> list[str]:
     """What a reader of the scores must know."""
-    table = {row["split"]: row for row in split_table(data.rows)}
+    labelled = {split: {row.dataset for row in data.rows if row.split == split and row.mask} for split in SPLITS}
     lines = []
-    if not table["val"]["labelled"]:
+    if not labelled["val"]:
         lines.append("no labelled validation image: the last weights are kept, not the best")
-    if not table["test"]["labelled"]:
+    if not labelled["test"]:
         lines.append("no labelled test image: scores are on the validation split, which chose the weights (optimistic)")
+    elif unscored := [name for name in data.datasets if name not in labelled["test"]]:
+        lines.append(f"no labelled test image in {', '.join(unscored)}: nothing is scored there")
     if not any(row.patient for row in data.rows):
         kind = "volumes" if all(row.volume for row in data.rows) else "images"
         lines.append(

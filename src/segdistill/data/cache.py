@@ -43,7 +43,7 @@ class Cache:
 class Stacked:
     """Arrays of equally shaped rows as one, read by row numbers; nothing is copied before."""
 
-    def __init__(self, parts: Sequence[NDArray[np.uint8]]) -> None:
+    def __init__(self, parts: Sequence[NDArray[np.uint8] | Stacked]) -> None:
         self.parts = parts
         self.starts = np.cumsum([0, *(part.shape[0] for part in parts)])
         self.shape: tuple[int, ...] = (int(self.starts[-1]), *parts[0].shape[1:])

@@ -100,12 +100,15 @@ def join_mappings(found: Mapping[str, MaskValues], names: Mapping[str, Sequence[
     if len(found) == 1:
         return alone
     if nameless and len(nameless) < len(found):
-        raise UserError(f"--classes says nothing of {nameless[0]}; name its classes too: {_example(nameless[0])}")
+        raise UserError(
+            f"--classes says nothing of {nameless[0]}; name its classes too: "
+            f"--classes {nameless[0]}={','.join(alone[nameless[0]].classes)}"
+        )
     for name in nameless:
         if len(alone[name].classes) > 2:
             raise UserError(
                 f"{name}: mask values {found[name].listed()}; which of them are the same class as in the other sets "
-                f"nobody can know: name the classes of each set: {_example(name)}"
+                f"nobody can know: name the classes of each set, as --classes {name}={','.join(alone[name].classes)}"
             )
     classes = list(dict.fromkeys(name for one in alone.values() for name in one.classes[1:]))
     background = next(iter(alone.values())).classes[0]
@@ -114,7 +117,7 @@ def join_mappings(found: Mapping[str, MaskValues], names: Mapping[str, Sequence[
             raise UserError(f"{name}: a class is background in one set and not in another; give it one meaning")
     whole = (background, *classes)
     check_names(whole)
-    return {name: _into(one, whole) for name, one in alone.items()}
+    return {name: into_classes(one, whole) for name, one in alone.items()}
 
 
 def marks_of(sources: Sequence[Source], rows: Sequence[Row], classes: int) -> dict[str, tuple[bool, ...]]:
@@ -138,13 +141,16 @@ def _alone(name: str, found: MaskValues, classes: Sequence[str] | None, several:
         raise UserError(f"{name}: {error}" if several else str(error)) from None
 
 
-def _into(mapping: LabelMapping, classes: tuple[str, ...]) -> LabelMapping:
-    """The mapping with its classes' places in a longer list; the background stays 0."""
+def into_classes(mapping: LabelMapping, classes: tuple[str, ...]) -> LabelMapping:
+    """The mapping with its classes' places in a longer list, by name; the background stays 0.
+
+    Raises:
+        UserError: a class that is not in the list.
+    """
+    unknown = [name for name in mapping.classes[1:] if name not in classes[1:]]
+    if unknown:
+        raise UserError(f"class {unknown[0]} is none of {', '.join(classes[1:])}; name it as there, with --classes")
     place = (0, *(classes.index(name) for name in mapping.classes[1:]))
     if place == tuple(range(len(classes))):
         return replace(mapping, classes=classes)
     return LabelMapping(mapping.found, tuple(place[index] for index in mapping.indices), classes, place)
-
-
-def _example(name: str) -> str:
-    return f"--classes {name}=background,polyp"

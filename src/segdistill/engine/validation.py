@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.batches import Dataset
@@ -53,11 +55,23 @@ def validate(
             if start < len(share):
                 batch = data.batch(share[start : start + BATCH], device)
                 logits = network(batch.image, batch.modality)
-                tables.append(dice_table(logits.argmax(1), batch.mask, len(data.classes)))
+                table = dice_table(logits.argmax(1), batch.mask, len(data.classes))
+                tables.append(table.masked_fill(~batch.classes[:, 1:], torch.nan))
     dice = torch.empty(len(numbers), len(data.classes) - 1)
     for rank, table in enumerate(processes.gather(torch.cat(tables).cpu())):
         dice[rank :: processes.world] = table
     per_class = dice.nanmean(0)
     names = (f"dice_{name}" for name in data.classes[1:])
     scores = {name: float(value) for name, value in zip(names, per_class, strict=True) if not value.isnan()}
-    return {"dice": float(dice.nanmean(1).nanmean()), **scores}
+    return _over_all(dice.nanmean(1), data, numbers) | scores
+
+
+def _over_all(dice: Tensor, data: Dataset, numbers: NDArray[np.int64]) -> dict[str, float]:
+    """The mean over images; of several data sets the mean over their modalities, so that none is drowned."""
+    modality = data.modality[numbers]
+    present = np.unique(modality)
+    if len(data.datasets) < 2 or len(present) < 2:
+        return {"dice": float(dice.nanmean())}
+    means = torch.stack([dice[torch.from_numpy(modality == m)].nanmean() for m in present])
+    named = {f"dice@{data.modalities[m]}": float(mean) for m, mean in zip(present, means, strict=True) if mean >= 0}
+    return {"dice": float(means.nanmean()), **named}
