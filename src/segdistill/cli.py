@@ -29,6 +29,7 @@ A large promptable segmentation model and a handful of masks in; a small, prompt
 
 examples:
   segdistill train DATA --labelled 60 --size 128 --out runs/first
+  segdistill train A B C --modality A=dermoscopy --modality B=xray
   segdistill train --resume runs/first
   segdistill predict runs/first IMAGES --out masks
   segdistill export runs/first --out student.onnx
