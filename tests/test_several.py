@@ -154,7 +154,7 @@ def test_copies_are_found_across_sets(tmp_path, capsys):
     assert "7, 7 with a mask" in capsys.readouterr().out
     Image.open(one / "images" / "002.png").save(two / "images" / "001.png")
     assert main(["check", str(one), str(two), "--json", "found.json"]) == 1
-    assert "one: images/002.png (train) = two: images/001.png (test)" in capsys.readouterr().out
+    assert "two: images/001.png (test) = one: images/002.png (train)" in capsys.readouterr().out
     assert main(["train", str(one), str(two), "--out", "leaky", *FAST]) == 2
     assert "equal in every pixel" in capsys.readouterr().err
 
