@@ -141,14 +141,14 @@ def test_evaluate_says_which_class_it_does_not_know(capsys):
 
 def with_splits(folder, seed, splits):
     make_set(folder, count=len(splits), size=40, seed=seed)
-    lines = [f"images/{i:03d}.png,masks/{i:03d}.png,{split},1" for i, split in enumerate(splits)]
+    lines = [f"images/{i:03d}.png,masks/{i:03d}.png,{split},{i}" for i, split in enumerate(splits)]
     (folder / "manifest.csv").write_text("image,mask,split,patient\n" + "\n".join(lines), encoding="utf-8")
     return folder
 
 
 def test_copies_are_found_across_sets(tmp_path, capsys):
     """The patient 1 of one set is not that of the other; a picture in both is a leak."""
-    one = with_splits(tmp_path / "one", 7, ["train"] * 4)
+    one = with_splits(tmp_path / "one", 7, ["train", "train", "train", "val"])
     two = with_splits(tmp_path / "two", 8, ["test"] * 3)
     assert main(["check", str(one), str(two)]) == 0
     assert "7, 7 with a mask" in capsys.readouterr().out
