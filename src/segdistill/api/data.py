@@ -115,7 +115,7 @@ def _show_sets(sets: Sequence[Manifest], drawn: Mapping[str, Sequence[Row]]) -> 
 
 def _drawn(one: Manifest, budget: str | None, options: TrainOptions, several: bool) -> tuple[Row, ...]:
     """A data set's rows with their splits and its label budget, drawn as if it were alone."""
-    if several and not any(row.mask for row in one.rows):
+    if several and not any(row.mask and row.split in ("", "train") for row in one.rows):  # nothing to draw from
         return tuple(replace(row, split=row.split or "train") for row in one.rows)
     try:
         rows = assign_splits(one, val=options.val, test=options.test, seed=options.seed)
