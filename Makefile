@@ -17,8 +17,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/segdistill demo --out runs/demo --threads $(THREADS) $(DEMO)
 
+# One thread in each of two processes; a file's tests stay together, since they share what is trained once.
+test: export OMP_NUM_THREADS = 1
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(THREADS) --dist loadfile $(PYTEST)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -275,6 +275,10 @@ def bad_inputs(tmp_path, data, run):
         "no such split": (["evaluate", str(run), str(data), "--split", "val"], "split"),
         "masks do not match": (["evaluate", "empty", str(data)], "no mask"),
         "unknown preset": (["check", str(data), "--show-augment", "wild"], "weak"),
+        "no SAM": ([*train, "--method", "knowsam", "--knowsam.teacher", "sam_vit_b_01ec64.pth"], "fetch https"),
+        "no SAM beside": ([*train, "--method", "unimatch", "--unimatch.sam", "huge"], "tiny, small"),
+        "no teacher": ([*train, "--method", "kdas", "--kdas.teacher", "nowhere"], "nowhere"),
+        "no backbone": ([*train, "--method", "kdas", "--kdas.backbone-weights", "b0.pth"], "b0.pth"),
     }
 
 
@@ -286,6 +290,7 @@ NAMES = [
     "bad device", "bad precision", "unknown key in config", "broken config", "config missing", "run exists",
     "resume nothing", "resume with options", "student missing", "student a text file", "images missing", "no out",
     "export to png", "no such split", "masks do not match", "unknown preset",
+    "no SAM", "no SAM beside", "no teacher", "no backbone",
 ]  # fmt: skip
 
 
@@ -320,7 +325,7 @@ def test_help(words, capsys):
     assert "train" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "compare", "predict", "export", "check"])
+@pytest.mark.parametrize("verb", ["demo", "train", "evaluate", "compare", "predict", "export", "convert", "check"])
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])

@@ -1,6 +1,7 @@
 """A method with everything the loop must carry: two stages, two optimizers, scales, dropout, norms, an EMA copy."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,12 @@ def toy_data(size=32, seed=0):
     split = ["train"] * 10 + ["val"] * 3
     rows = [Row(Path(f"{i}.png"), None if 6 <= i < 10 else Path(f"{i}m.png"), split[i]) for i in range(13)]
     return TrainingBatches(Dataset(Cache(images, masks, "toy"), rows, ("background", "square"), ("",)), seed=3)
+
+
+def with_hidden(batches):
+    """The same, where a label budget hides the masks of the other rows."""
+    rows = [replace(row, hidden=Path("h")) if row.mask is None else row for row in batches.dataset.rows]
+    return TrainingBatches(replace(batches.dataset, rows=rows), batches.seed)
 
 
 class Plain(nn.Module):

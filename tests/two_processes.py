@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
+from small_methods import SMALL
 from torch import nn
 from toy import Plain, Toy, toy_data
 
@@ -36,15 +37,24 @@ class Bright(nn.Module):
         return torch.cat([-z, z], 1)
 
 
+def dark(image, modality):
+    """Another prediction: foreground is what is darker than .5."""
+    return {"dark": Bright()(1 - image)}
+
+
 def validation_set():
-    """17 rows: two processes get 9 and 8 of them, so two batches and one. The last one has nothing to find."""
+    """17 rows: two processes get 9 and 8 of them, so two batches and one. The last one has nothing to find.
+
+    And three training rows with a hidden mask, so 2 and 1.
+    """
     rng = np.random.default_rng(0)
-    masks = (rng.random((17, 16, 16)) < 0.3).astype(np.uint8)
-    masks[-1] = 0
+    masks = (rng.random((20, 16, 16)) < 0.3).astype(np.uint8)
+    masks[16] = 0
     noise = rng.random(masks.shape) < 0.1
-    noise[-1] = False
+    noise[16] = False
     images = np.repeat(((masks ^ noise) * 255).astype(np.uint8)[..., None], 3, 3)
     rows = [Row(Path(f"{i}.png"), Path(f"{i}m.png"), "val") for i in range(17)]
+    rows += [Row(Path(f"{i}.png"), None, "train", hidden=Path(f"{i}m.png")) for i in range(17, 20)]
     return Dataset(Cache(images, masks, "val"), rows, ("background", "spot"), ("",))
 
 
@@ -52,7 +62,7 @@ def method_named(name):
     seed_everything(0)
     if name in METHODS:
         small = {field.name: 2 for field in fields(METHODS[name].Config) if "batch" in field.name}
-        return METHODS[name](METHODS[name].Config(**small), Task(2, (32, 32), ("",), 6, 4))
+        return METHODS[name](METHODS[name].Config(**SMALL.get(name, {}) | small), Task(2, (32, 32), ("",), 6, 4))
     return Toy((3, 3)) if name == "toy" else Plain()
 
 
@@ -122,7 +132,7 @@ def main(folder):
         for accumulate in (1, 2):
             settings = Settings(device="cpu", precision="32", accumulate=accumulate, devices=2)
             trained("plain", folder / f"plain{accumulate}", settings, processes)
-        scores = validate(Bright(), validation_set(), torch.device("cpu"), processes=processes)
+        scores = validate(Bright(), validation_set(), torch.device("cpu"), processes=processes, watched=dark)
         (folder / f"scores-{processes.rank}.json").write_text(json.dumps(scores), encoding="utf-8")
         for change in (nan, stop):
             try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api.check import check
     from .api.compare import compare
+    from .api.convert import convert
     from .api.evaluate import evaluate
     from .api.options import TrainOptions
     from .api.train import resume, train
@@ -26,6 +27,7 @@ _HOME = {
     "UserError": "types",
     "check": "api.check",
     "compare": "api.compare",
+    "convert": "api.convert",
     "evaluate": "api.evaluate",
     "export": "api.use",
     "load_student": "api.use",
@@ -38,6 +40,7 @@ __all__ = [
     "UserError",
     "check",
     "compare",
+    "convert",
     "evaluate",
     "export",
     "load_student",

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .engine.interrupt import Interrupted
 from .types import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ A large promptable segmentation model and a handful of masks in; a small, prompt
   compare   say whether runs differ: paired by image and seed, with intervals
   predict   write masks for images, with a student or an ONNX file
   export    write a student as one ONNX file
+  convert   make a student of the weights that KnowSAM, KDAS or ESP-MedSAM published
   check     look for leaks, copies and broken masks in a data set; show an augmentation
 
 examples:
@@ -54,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"segdistill: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"segdistill: {stop}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes that Ctrl-C reached
             print("segdistill: stopped", file=sys.stderr)
@@ -71,7 +76,6 @@ def _train(words: list[str]) -> int:
     from .api.options import TrainOptions
     from .api.runs import method_named
     from .api.train import resume, train
-    from .engine.interrupt import Interrupted
 
     name = _chosen_method(words)
     parser = _parser("train", "Train a student on a data folder, score it once on the test split, write a report.")
@@ -85,21 +89,17 @@ def _train(words: list[str]) -> int:
     parser.add_class_arguments(TrainOptions, as_group=False)
     parser.add_class_arguments(method_named(name).Config, name)
     given = _parse(parser, words)
-    try:
-        if given.resume:
-            if len(words) > (1 if "=" in words[0] else 2):
-                raise UserError("--resume RUN stands alone: a run goes on with the settings it began with")
-            resume(given.resume)
-            return 0
-        data = given.folders or given.data
-        if not data:
-            raise UserError("train needs a data folder: segdistill train DATA, or --resume RUN")
-        built: Namespace = parser.instantiate(given)
-        options = TrainOptions(**{key: built[key] for key in TrainOptions.__dataclass_fields__})
-        train(data, given.out, options, built[name])
-    except Interrupted as stop:
-        print(f"segdistill: {stop}", file=sys.stderr)
-        return stop.exit_code
+    if given.resume:
+        if len(words) > (1 if "=" in words[0] else 2):
+            raise UserError("--resume RUN stands alone: a run goes on with the settings it began with")
+        resume(given.resume)
+        return 0
+    data = given.folders or given.data
+    if not data:
+        raise UserError("train needs a data folder: segdistill train DATA, or --resume RUN")
+    built: Namespace = parser.instantiate(given)
+    options = TrainOptions(**{key: built[key] for key in TrainOptions.__dataclass_fields__})
+    train(data, given.out, options, built[name])
     return 0
 
 
@@ -169,6 +169,19 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _convert(words: list[str]) -> int:
+    """Make a student of published weights."""
+    from .api.convert import SIZES, convert
+
+    parser = _parser("convert", "Make a student of the weights that a paper's authors published.")
+    parser.add_argument("family", choices=tuple(SIZES), help="whose weights they are")
+    parser.add_argument("files", nargs="+", help="SGDL_best_model.pth, KDAS's checkpoint, or MODALITY=FILE...")
+    parser.add_argument("--out", "-o", required=True, help="folder of the student to write")
+    parser.add_argument("--separate_heads", action="store_true", help="esp_medsam: a decoder per modality")
+    _call(parser, convert, words)
+    return 0
+
+
 def _check(words: list[str]) -> int:
     """Audit a data set, or show an augmentation."""
     from .api.check import check, show_augment
@@ -207,6 +220,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "predict": _predict,
     "export": _export,
+    "convert": _convert,
 }
 
 

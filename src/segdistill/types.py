@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
@@ -78,10 +80,31 @@ class Stage:
     clip: Clip | None = None
     prepare: Callable[[], None] = nothing  # once at the start of the stage; before a resume loads the checkpoint
     after_update: Callable[[float], None] = nothing  # once per optimizer update (EMA; buffers copied)
+    # (image (B, 3, H, W), modality (B,)) -> other predictions by name, logits (B, C, H, W), whose Dice each validation
+    # logs beside the scored one; called in eval mode under inference_mode. It decides nothing; "student" is taken
+    watched: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
+
+
+class Remarks(NamedTuple):
+    """What a method has to say in the report."""
+
+    sentences: tuple[str, ...]  # plain text, one statement each
+    pictures: tuple[tuple[str, NDArray[np.uint8]], ...]  # (caption, RGB (H, W, 3))
 
 
 class Method(Protocol):
-    """A paper. Methods subclass nn.Module and nothing else."""
+    """A paper. Methods subclass nn.Module and nothing else.
+
+    Optional, looked for when the training is over, with the best weights in place, on the CPU, in eval mode:
+
+    `require(config)`, static: raises UserError for what the config names and is not there, before a run exists.
+
+    `students: Mapping[str, nn.Module]`: other networks that may be shipped, each made by `build_student`. They become
+    `RUN/students/NAME` and are scored as the student is.
+
+    `remarks(log: Sequence[Mapping[str, Any]], batch: Batch) -> Remarks`: words and pictures for the report; `log` are
+    the lines of log.jsonl, `batch` a few training rows, not augmented. Called under inference_mode.
+    """
 
     student: nn.Module  # (image, modality=None) -> logits; all that evaluate, predict and export ever see
 

@@ -14,7 +14,7 @@ import torch
 from helpers import make_set
 from safetensors.torch import load_file
 from toy import Plain
-from two_processes import Bright, trained, validation_set
+from two_processes import Bright, dark, trained, validation_set
 
 from segdistill.engine import checkpoint
 from segdistill.engine.plan import planned
@@ -53,7 +53,7 @@ class Pair:
     def wait(self):
         """Both exit codes; a process that hangs is killed and fails the test."""
         try:
-            return [member.wait(60) for member in self.members]
+            return [member.wait(300) for member in self.members]
         finally:
             for member in self.members:
                 member.kill()
@@ -86,7 +86,7 @@ def test_both_hold_the_same(folder, name):
     one, two = (load_file(folder / f"{name}-{rank}.safetensors") for rank in range(2))
     assert one.keys() == two.keys()
     assert [key for key in one if not torch.equal(one[key], two[key])] == []
-    assert max(key.split("-")[1] for key in one) == ("5" if name in METHODS else "2")  # the toy has two stages
+    assert len({tuple(key.split("-")[:2]) for key in one}) >= 4  # updates; several stages share the five, rounded
     assert any("running_mean" in key for key in one)
 
 
@@ -107,10 +107,13 @@ def losses(log):
 
 
 def test_validation_is_that_of_one_process(folder):
-    alone = validate(Bright(), validation_set(), torch.device("cpu"))
+    alone = validate(Bright(), validation_set(), torch.device("cpu"), watched=dark)
     for rank in range(2):
-        assert json.loads((folder / f"scores-{rank}.json").read_text(encoding="utf-8")) == alone
-    assert 0.5 < alone["dice"] < 1
+        assert json.loads((folder / f"scores-{rank}.json").read_text(encoding="utf-8")) == [*alone]
+    assert 0.5 < alone.scores["dice"] < 1
+    assert alone.watched.keys() == {"dark"}
+    assert alone.hidden.keys() == {"student", "dark"}
+    assert alone.hidden["dark"] < 0.3 < 0.5 < alone.hidden["student"]
 
 
 def test_a_loss_that_is_not_finite_on_one_ends_both(folder):
@@ -150,12 +153,12 @@ def life(tmp_path_factory):
     cut = (pair.wait(), pair.output, saved(run))
     command = [sys.executable, "-m", "segdistill", "train", "--resume", str(run)]
     environment = os.environ | {"PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=240)
     return run, cut, ([done.returncode], done.stdout + done.stderr, saved(run))
 
 
 def _wait_for_a_checkpoint(run, pair):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not saved(run) and pair.members[0].poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
 

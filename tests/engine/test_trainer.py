@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors import safe_open
-from toy import Toy, toy_data
+from toy import Toy, toy_data, with_hidden
 
 from segdistill.engine import checkpoint
 from segdistill.engine.interrupt import Interrupted
@@ -363,3 +364,30 @@ def test_another_networks_checkpoint_is_refused(tmp_path):
     other.other = torch.nn.Identity()
     with pytest.raises(UserError, match="another network"):
         checkpoint.load_weights(checkpoint.checkpoints(tmp_path / "run" / "checkpoints")[-1], other)
+
+
+class Watching(Toy):
+    """Draws random numbers, switches modules and watches in passing."""
+
+    def stages(self):
+        return [replace(stage, watched=self.others) for stage in super().stages()]
+
+    def others(self, image, modality):
+        assert not any(module.training for module in self.modules())
+        assert torch.is_inference_mode_enabled()
+        return {"other": self.other(image), "noise": torch.randn(len(image), 2, *image.shape[-2:])}
+
+
+def test_watching_leaves_training_as_it_is(tmp_path, monkeypatch):
+    """Weights, optimizers and losses are bit-equal; the log only has more in it."""
+    run(tmp_path / "plain")
+    monkeypatch.setitem(globals(), "toy_data", partial(with_hidden, toy_data()))
+    run(tmp_path / "watching", SETTINGS, Watching())
+    (tensors, log), (others, other_log) = everything(tmp_path / "plain"), everything(tmp_path / "watching")
+    assert tensors.keys() == others.keys()
+    for key, value in tensors.items():
+        assert torch.equal(value, others[key]) if isinstance(value, torch.Tensor) else value == others[key]
+    lines, watched_lines = ([json.loads(line) for line in text.splitlines()] for text in (log, other_log))
+    more = [(line.pop("watched"), line.pop("hidden")) for line in watched_lines if "validation" in line]
+    assert lines == watched_lines
+    assert [[*part] for pair in more for part in pair] == [["other", "noise"], ["other", "noise", "student"]] * 6

@@ -82,6 +82,46 @@ def test_gradient_is_that_of_finite_differences(case):
     )
 
 
+def test_a_weight_of_one_changes_nothing(case):
+    logits, target = case
+    rows, one = torch.tensor([True, False, True]), torch.ones(3, 9, 7)
+    for loss in (cross_entropy, soft_dice):
+        torch.testing.assert_close(loss(logits, target, rows, weight=one), loss(logits, target, rows))
+
+
+def test_integer_weights_are_repeated_pixels(case):
+    """A pixel of weight 2 is the pixel twice, one of weight 0 is not there; rows that are not chosen stay out."""
+    logits, target = case
+    rows = torch.tensor([True, False, True])
+    weight = torch.randint(0, 3, target.shape)
+    times = weight[rows].flatten()
+    pixels = logits[rows].movedim(1, -1).flatten(0, 2).repeat_interleave(times, 0).T[None, :, :, None]
+    labels = target[rows].flatten().repeat_interleave(times)[None, :, None]
+    for loss in (cross_entropy, soft_dice):
+        torch.testing.assert_close(loss(logits, target, rows, weight=weight), loss(pixels, labels, ALL[:1]))
+    both = dice_cross_entropy(logits, target, rows, EVERY, weight=weight.float())
+    torch.testing.assert_close(both, dice_cross_entropy(pixels, labels, ALL[:1], EVERY[:1]))
+
+
+def test_cross_entropy_does_not_feel_the_scale_of_the_weights(case):
+    weight = torch.rand(3, 9, 7)
+    whole, part = (cross_entropy(*case, ALL, weight=scale * weight) for scale in (1, 0.1))
+    torch.testing.assert_close(whole, part)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pixels_without_weight_have_no_gradient_and_no_weight_no_loss(case, dtype):
+    logits, target = case[0].to(dtype).requires_grad_(), case[1]
+    weight = torch.ones(3, 9, 7)
+    weight[:, :4] = 0
+    dice_cross_entropy(logits, target, ALL, EVERY, weight=weight).backward()
+    assert not logits.grad[:, :, :4].any()
+    assert logits.grad[:, :, 4:].abs().min() > 0
+    nothing = dice_cross_entropy(logits, target, ALL, EVERY, weight=0 * weight)
+    assert nothing == 0
+    assert torch.isfinite(torch.autograd.grad(nothing, logits)[0]).all()
+
+
 def test_dice_is_knowsams():
     """reference/knowsam_losses.json (KnowSAM @ 5ceef5a, torch 2.13.0 CPU float32): softmax inside, epsilon 1e-10."""
     logits = torch.from_numpy(np.random.RandomState(31).standard_normal((2, 4, 32, 32)).astype(np.float32))

@@ -41,6 +41,30 @@ def test_without_unsupervised_terms_it_is_supervised_bit_for_bit(tmp_path, name,
     assert any(not torch.equal(value, on[key]) for key, value in plain.items())
 
 
+@pytest.mark.parametrize(("name", "off"), [("mean_teacher", "consistency"), ("unimatch", "unsupervised")])
+def test_sam_teaches_any_student(name, off):
+    """L_SAM reaches SAM alone and KD the student alone; the method's own terms stay as they are."""
+    size = Task(2, (32, 32), ("",), 6, 4)
+    seed_everything(0)
+    plain = METHODS[name](METHODS[name].Config(), size)
+    seed_everything(0)
+    method = METHODS[name](METHODS[name].Config(sam="tiny"), size)
+    seed_everything(1)
+    before = plain.step(batch(), 0.6).terms
+    seed_everything(1)
+    output = method.step(batch(), 0.6)
+    assert set(output.terms) == {*before, "sam", "kd"}
+    assert torch.equal(before["sup"], output.terms["sup"])
+    parts = {"student": list(method.student.parameters()), "sam": list(method.sam.parameters())}
+    for term, reached in (("sam", "sam"), ("kd", "student")):
+        for part, parameters in parts.items():
+            grads = torch.autograd.grad(output.terms[term], parameters, retain_graph=True, allow_unused=True)
+            assert any(g is not None and g.abs().max() > 0 for g in grads) == (part == reached)
+    assert len(method.stages()[0].optimizers) == 2
+    method.stages()[0].after_update(0.0)
+    assert method.sam.updates == 1
+
+
 def batch(labelled=2, others=2):
     torch.manual_seed(0)
     rows = labelled + others

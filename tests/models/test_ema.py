@@ -37,3 +37,17 @@ def test_early_updates_forget_the_start():
         student[0].weight.fill_(5.0)
     average.update(student)
     assert (average.network[0].weight > 2).all()
+
+
+def test_started_from_trained_weights_it_keeps_to_them():
+    """Equal at first, and the first update moves it by 1 - decay, not by half."""
+    torch.manual_seed(0)
+    average, student = MovingAverage(network(), 0.9), network()
+    student(torch.randn(4, 3))
+    average.start(student)
+    assert all(torch.equal(value, student.state_dict()[key]) for key, value in average.network.state_dict().items())
+    start = student[0].weight.detach().clone()
+    with torch.no_grad():
+        student[0].weight.add_(1.0)
+    average.update(student)
+    torch.testing.assert_close(average.network[0].weight, start + 0.1)

@@ -160,7 +160,7 @@ def test_what_is_not_weights_is_one_line(tmp_path):
         ("missing.pth", "not a file"),
         ("text.pth", "cannot be read|named tensors"),
         ("object.pth", "cannot be read|named tensors"),
-        ("nested.pth", "more than named tensors"),
+        ("nested.pth", "else than named tensors"),
     ):
         with pytest.raises(UserError, match=match) as error:
             read_weights(tmp_path / name)

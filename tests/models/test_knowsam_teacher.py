@@ -2,12 +2,12 @@
 
 import copy
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from reference.fill import fill, make_input
+from reference.fill import make_input
+from sam_files import filled, mini_knowsam, mini_sam, saved
 
 from segdistill.models.adapters import adapt
 from segdistill.models.aggregation import Trio
@@ -15,37 +15,6 @@ from segdistill.models.knowsam_teacher import PROMPTS, knowsam_teacher
 from segdistill.models.sam import load_sam
 from segdistill.models.students import build_student
 from segdistill.types import UserError
-
-MINI = json.loads((Path(__file__).parents[1] / "reference" / "sam_mini.json").read_text(encoding="utf-8"))
-
-
-def filled(keys, prefix=""):
-    return {
-        prefix + key: torch.zeros(shape, dtype=torch.long) if not shape else torch.from_numpy(fill(key, tuple(shape)))
-        for key, shape in keys.items()
-    }
-
-
-def mini_sam():
-    return filled(MINI["encoder"], "image_encoder.") | filled(MINI["prompt_and_decoder"])
-
-
-def mini_knowsam(classes):
-    """A sam_best_model.pth in the official layout: width 192, depth 4, no relative positions."""
-    state = {k: v for k, v in filled(MINI["encoder"], "image_encoder.").items() if "rel_pos" not in k}
-    state |= filled(MINI["knowsam_prompt_and_decoder"])
-    shapes = {"D_fc1.weight": (48, 192), "D_fc1.bias": (48,), "D_fc2.weight": (192, 48), "D_fc2.bias": (192,)}
-    for block in range(4):
-        for name in ("MLP", "Space", "Depth"):
-            state |= filled(shapes, f"image_encoder.blocks.{block}.{name}_Adapter.")
-    for number in range(classes):
-        state |= filled(MINI["knowsam_class_prompt"], f"super_prompt.box_decoder.{number}.")
-    return state
-
-
-def saved(path, state):
-    torch.save(state, path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

@@ -215,3 +215,44 @@ def test_the_noisiest_picture_can_be_embedded():
     """Pillow's optimising JPEG encoder gives up where its buffer, one byte per pixel, is too small."""
     noise = np.random.default_rng(0).integers(0, 256, (320, 320, 3)).astype(np.uint8)
     assert data_uri(noise).startswith("data:image/jpeg;base64,")
+
+
+def test_watched_scores_share_the_chart_of_the_scored_one() -> None:
+    log = [
+        {**validation(i, dice=0.1 * i, dice_polyp=0.1 * i), "watched": {"unet": 0.2, "sam": 0.05 * i}}
+        for i in range(1, 8)
+    ]
+    first, *others = log_panels(log)["main"]
+    assert (first.name, first.note) == ("validation Dice", "best of the student 0.700 at 7")
+    assert [entry[:2] for entry in first.legend] == [("student", "0.700"), ("unet", "0.200"), ("sam", "0.350")]
+    colours = [colour for *_, colour in first.legend]
+    assert colours == ["var(--accent)", "var(--series-1)", "var(--series-2)"]
+    assert all(f"stroke: {colour}" in first.svg for colour in colours)
+    assert "#05" not in first.svg
+    parse(first.svg)
+    assert others == []
+
+
+def test_hidden_scores_have_a_chart_of_their_own() -> None:
+    log = [
+        {**validation(i, dice=0.5, dice_a=0.4, dice_b=0.6), "hidden": {"unet": math.nan, "student": 0.1 * i}}
+        for i in range(1, 4)
+    ]
+    panels = log_panels(log)["main"]
+    assert [panel.name for panel in panels[:3]] == [
+        "validation Dice",
+        "validation Dice, dice_a",
+        "validation Dice, dice_b",
+    ]
+    assert panels[3].name == "Dice on training images whose masks the budget hides"
+    assert (panels[3].note, panels[3].legend, panels[0].legend) == ("last 0.300", (), ())
+    several = log_panels([log[0] | {"hidden": {"unet": 0.2, "student": 0.1}}])["main"][3]
+    assert [entry[:2] for entry in several.legend] == [("student", "0.100"), ("unet", "0.200")]
+
+
+def test_long_scores_of_many_stay_small() -> None:
+    log = [{**validation(i, dice=0.5), "watched": {f"n{k}": k / 9 for k in range(8)}} for i in range(1, 3 * MAX_POINTS)]
+    panel = log_panels(log)["main"][0]
+    assert len(panel.legend) == 9
+    assert path_points(panel.svg) <= MAX_POINTS + 1
+    assert "var(--band)" not in panel.svg

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from segdistill.report.html import Example, ReportData, write_report
-from segdistill.types import UserError
+from segdistill.types import Remarks, UserError
 
 VOID = {"meta", "img", "br", "path", "use", "link", "input", "hr"}
 METRICS = ("dice", "iou", "precision", "recall", "specificity", "hd95", "assd", "nsd")
@@ -308,6 +308,37 @@ def test_log_with_broken_values(tmp_path: Path) -> None:
     assert "1 not finite" in page.text["training"]
     assert "kd" not in page.text["training"]
     assert "validation Dice" not in page.text["training"]
+
+
+def test_what_the_method_says_is_shown_and_cannot_inject(tmp_path: Path) -> None:
+    cells = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    quote = '"><img src=x onerror=alert(1)>'
+    said = Remarks(
+        ("SAM was 3 points better than the student.", NASTY), ((quote, cells), ("wide", cells.repeat(12, 1)))
+    )
+    text, page = render(tmp_path, remarks=said)
+    assert page.sections().index("remarks") == page.sections().index("training") + 1
+    for phrase in (*said.sentences, quote, "wide"):
+        assert phrase in page.text["remarks"]
+    assert "<script" not in text
+    sources = [a["src"] for tag, a in page.tags if tag == "img" and a["alt"] in (quote, "wide")]
+    sizes = [Image.open(io.BytesIO(base64.b64decode(str(s).partition(",")[2]))).size for s in sources]
+    assert sizes == [(360, 240), (720, 40)]  # the small one by whole pixels
+    assert "remarks" not in render(tmp_path)[1].sections()
+
+
+def test_other_students_stand_beside_the_first(tmp_path: Path) -> None:
+    row = {"dice": statistic(0.7), "hd95": statistic(12.0, spread=2.0), "parameters": 1_813_764}
+    _, page = render(
+        tmp_path,
+        summary=summary(polyp=0.7126) | {"students": {"unet": row, NASTY: row | {"hd95": statistic(None)}}},
+        student={"parameters": "5,250,857"},
+    )
+    rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    assert ["the student above", "0.713 [0.663–0.763]", "40.0 [37.5–42.5]", "5,250,857"] in rows
+    assert ["unet", "0.700 [0.650–0.750]", "12.0 [10.0–14.0]", "1,813,764"] in rows
+    assert [NASTY, "0.700 [0.650–0.750]", "–", "1,813,764"] in rows
+    assert "students" not in render(tmp_path)[1].sections()
 
 
 def test_calibration_error_is_told_where_known(tmp_path: Path) -> None:

@@ -16,12 +16,18 @@ from ..deploy.predictor import Predictor, TorchPredictor, open_predictor
 from ..engine.evaluator import Evaluation, extremes
 from ..formats import read_image, read_mask
 from ..report.html import Example, ReportData, write_report
+from ..types import Remarks
 from .data import describe_sources, scored_rows, split_table
 from .runs import read_config, read_json
 
 
 def training_report(
-    run: Path, evaluation: Evaluation, rows: Sequence[Row], sources: Mapping[str, Source], warnings: Sequence[str]
+    run: Path,
+    evaluation: Evaluation,
+    rows: Sequence[Row],
+    sources: Mapping[str, Source],
+    warnings: Sequence[str],
+    remarks: Remarks,
 ) -> None:
     """`report.html` of a finished training run."""
     _, options, _ = read_config(run)
@@ -51,12 +57,13 @@ def training_report(
         colours=colours(len(predictor.card.classes)),
         splits=split_table(rows),
         mapping=describe_sources(sources),
-        log=list(_log(run / "log.jsonl")),
+        log=read_log(run),
         summary=evaluation.summary,
         scores=evaluation.scores,
         examples=list(examples(evaluation, predictor, sources, scored_rows(rows)[1])),
         student=student_facts(run / "student", predictor, evaluation.summary),
         warnings=warnings,
+        remarks=remarks,
         scored=outcome["scored split"],
     )
     write_report(run / "report.html", report)
@@ -93,7 +100,7 @@ def student_facts(path: Path, predictor: Predictor, summary: dict[str, Any]) -> 
     return facts
 
 
-def _log(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log.jsonl."""
+    with (run / "log.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +25,10 @@ from ..engine.randomness import seed_everything
 from ..engine.trainer import Trained, Trainer
 from ..models.students import student_spec
 from ..types import Task, UserError
+from .contributions import method_remarks, other_students, save_scored
 from .data import SPLITS, Loaded, load_data, prepare_data, scored_rows
 from .options import TrainOptions, check_options, parse_size
-from .reporting import training_report
+from .reporting import read_log, training_report
 from .runs import (
     config_text,
     method_named,
@@ -83,6 +84,9 @@ def _processes(options: TrainOptions) -> Processes:
 
 def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions, config: Any) -> Path:
     """A run folder that knows its data and settings."""
+    require = getattr(method_named(options.method), "require", None)
+    if require:
+        require(config)
     folder = new_folder(Path(out) if out else None, data, options)
     prepare_data(data, folder, options)
     write_json(folder / "run.json", provenance())
@@ -123,17 +127,20 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     processes.part()
     card = _card(data, options, method.student, loaded.facts["hash"])
     _save_last(run, method, trained, card)
-    save_student(run / "student", method.student, card)
-    evaluation, split = _score(run, loaded, options)
-    save_student(run / "student", method.student, replace(card, scores=evaluation.summary))
+    split, score = _scoring(run, loaded, options)
+    evaluation = save_scored(run / "student", method.student, card, score)
+    students = other_students(run, method, card, score)
+    remarks = method_remarks(method, read_log(run), data)
     seconds = read_json(run / "run.json")["training seconds"]
     extra = {"scored split": split, "best validation Dice": trained.best, "training seconds": seconds}
     evaluation.summary["run"] = extra | {
         "precision": trained.precision,
         "labelled": len(data.numbers("train", labelled=True)),
     }
+    if students:
+        evaluation.summary["students"] = students
     write_scores(run, evaluation)
-    training_report(run, evaluation, data.rows, loaded.sources, warnings)
+    training_report(run, evaluation, data.rows, loaded.sources, warnings, remarks)
     show_scores(f"{split} split, original resolution", evaluation.summary)
     console.print(f"report: {run / 'report.html'}\nstudent: {run / 'student'}", markup=False)
     return TrainResult(run, evaluation.summary)
@@ -215,21 +222,25 @@ def _save_last(run: Path, method: Any, trained: Trained, card: Card) -> None:
     method.load_state_dict(best)
 
 
-def _score(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[Evaluation, str]:
+def _scoring(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[str, Callable[[Path], Evaluation]]:
+    """The split to score, and what scores a student's folder on it."""
     split, rows = scored_rows(loaded.dataset.rows)
-    if not rows:
-        raise UserError(f"{run}: no labelled test or validation image to score; the student is in {run / 'student'}")
-    predictor = open_predictor(run / "student", resolve_device(options.device))
-    with bar(f"scoring {split}") as progress:
-        evaluation = evaluate_cases(
-            predicted_cases(predictor, rows, loaded.sources),
-            classes=loaded.dataset.classes,
-            dataset=loaded.facts["name"],
-            tolerance=options.tolerance,
-            seed=options.seed,
-            on_progress=lambda done: progress(done, len(rows)),
-        )
-    return evaluation, split
+
+    def score(folder: Path) -> Evaluation:
+        if not rows:
+            raise UserError(f"{run}: no labelled test or validation image to score; the student is in {folder}")
+        predictor = open_predictor(folder, resolve_device(options.device))
+        with bar(f"scoring {folder.name} on {split}") as progress:
+            return evaluate_cases(
+                predicted_cases(predictor, rows, loaded.sources),
+                classes=loaded.dataset.classes,
+                dataset=loaded.facts["name"],
+                tolerance=options.tolerance,
+                seed=options.seed,
+                on_progress=lambda done: progress(done, len(rows)),
+            )
+
+    return split, score
 
 
 def _findings(run: Path) -> list[str]:

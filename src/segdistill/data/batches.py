@@ -60,6 +60,15 @@ class Dataset:
         chosen = (row.split == split and (row.mask is not None) == labelled for row in self.rows)
         return np.flatnonzero(np.fromiter(chosen, bool, len(self.rows)))
 
+    def hidden(self) -> NDArray[np.int64]:
+        """Numbers of the training rows whose truth is known and only hidden by the label budget."""
+        chosen = (row.split == "train" and row.hidden is not None for row in self.rows)
+        return np.flatnonzero(np.fromiter(chosen, bool, len(self.rows)))
+
+    def truth_for_reports(self, numbers: NDArray[np.int64], device: torch.device | str = "cpu") -> torch.Tensor:
+        """Masks (B, H, W), also those that the label budget hides: to be counted and shown, never to train on."""
+        return torch.from_numpy(self.cache.masks[numbers]).to(device).long()
+
     def batch(self, numbers: NDArray[np.int64], device: torch.device | str = "cpu") -> Batch:
         """The rows as a Batch: channels_last images; the masks of unlabelled rows are zero, hidden truth included."""
         image = torch.from_numpy(self.cache.images[numbers]).to(device)

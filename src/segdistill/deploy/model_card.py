@@ -12,7 +12,7 @@ COLUMNS = {"dice": "Dice", "iou": "IoU", "precision": "precision", "recall": "re
 TEMPLATE = """\
 # {folder}: a segmentation student
 
-A `{name}` network, trained by segdistill's method `{method}`. It segments an RGB image by itself: no prompt, no
+A `{name}` network, {made}. It segments an RGB image by itself: no prompt, no
 teacher, no training code.
 
 **Research use; not a medical device.** It knows only images like those it was trained on; the scores below say
@@ -51,7 +51,7 @@ def model_card(card: Card, folder: str) -> str:
     return TEMPLATE.format(
         folder=folder,
         name=card.name,
-        method=card.method,
+        made=f"converted from {card.origin}" if card.origin else f"trained by segdistill's method `{card.method}`",
         licence=card.licence,
         size=card.size,
         fit="padded at the bottom and right to this shape first" if card.fit == "pad" else "squashed to this shape",

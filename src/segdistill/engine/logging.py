@@ -88,9 +88,9 @@ class RunLog:
         self.console.print(
             f"{entry['stage']} {entry['iteration']}/{total}: validation Dice {dice:.4f}{mark}", highlight=False
         )
-        self._to_board(
-            entry["stage"], entry["iteration"], {f"validation/{k}": v for k, v in entry["validation"].items()}
-        )
+        for kind in ("validation", "watched", "hidden"):
+            values = entry.get(kind, {})
+            self._to_board(entry["stage"], entry["iteration"], {f"{kind}/{k}": v for k, v in values.items()})
 
     def sync(self) -> None:
         """Put on disk what was logged so far; before a checkpoint says it was."""

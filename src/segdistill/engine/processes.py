@@ -239,10 +239,11 @@ class Processes:
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
-    """Buffers that each process's forward writes by its own batch: those of training, unsynchronised batch norms."""
+    """Buffers that a process's forward writes by its own batch: batch norms in training, and what `averaged` names."""
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     written = [m for m in module.modules() if isinstance(m, norms) and m.training and m.track_running_stats]
-    return [cast(Tensor, b) for m in written for b in (m.running_mean, m.running_var)]
+    named = [getattr(m, name) for m in module.modules() for name in getattr(m, "averaged", ())]
+    return [*(cast(Tensor, b) for m in written for b in (m.running_mean, m.running_var)), *named]
 
 
 def _tried(work: Callable[[], Any]) -> list[Any]:

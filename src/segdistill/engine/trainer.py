@@ -7,6 +7,7 @@ import math
 import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -25,7 +26,7 @@ from .precision import choose
 from .processes import Lost, Processes, running_statistics
 from .randomness import seed_everything
 from .settings import Settings
-from .validation import validate
+from .validation import Validation, validate
 
 FLUSH = 10  # updates between two reads of the terms from the device
 
@@ -146,9 +147,8 @@ class Trainer:
                 self.module = None
                 gc.collect()  # the hooks of the stage before would count gradients too
             self.processes.share(checkpoint.stored_state(self.method).values())
-            if self.device.type == "cpu":
-                self.statistics = running_statistics(self.method)
-                self.settled = _copies(self.statistics)
+            self.statistics = running_statistics(self.method)
+            self.settled = _copies(self.statistics)
         module: nn.Module = StepModule(self.method)
         if self.settings.compile:
             module = cast(nn.Module, torch.compile(module))
@@ -242,11 +242,14 @@ class Trainer:
         state = self.progress
         self._flush(stage)
         data = self.batches.dataset
-        scores = {}
+        found = Validation({}, {}, {})
         if stage.scored:
-            scores = validate(stage.scored, data, self.device, lambda: self._stop_if_asked(stage), self.processes)
+            self.method.eval()  # also what is only watched
+            stop = partial(self._stop_if_asked, stage)
+            found = validate(stage.scored, data, self.device, stop, self.processes, stage.watched)
         set_trainable(self.method, stage.optimizers)
         state.validated = state.iteration
+        scores = found.scores
         if not scores:
             return
         state.stale += 1
@@ -256,7 +259,8 @@ class Trainer:
         state.stopped = bool(self.settings.patience) and state.stale >= cast(int, self.settings.patience)
         self.log.best = state.best
         entry = {"stage": stage.name, "iteration": state.iteration, "validation": scores}
-        self.log.validation(entry, stage.iterations)
+        beside = {"watched": found.watched, "hidden": found.hidden}
+        self.log.validation(entry | {name: values for name, values in beside.items() if values}, stage.iterations)
 
     def _save(self, stage: Stage) -> None:
         self._flush(stage)

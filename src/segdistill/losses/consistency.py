@@ -12,10 +12,11 @@ from .segmentation import annotated_logits
 
 def ramp_up(progress: float, start: float, end: float) -> float:
     """0 before `start`, exp(-5 (1 - t)^2) between, 1 from `end` on (Laine & Aila 2017)."""
+    if progress >= end:
+        return 1.0
     if progress < start:
         return 0.0
-    t = min(1.0, (progress - start) / max(1e-9, end - start))
-    return math.exp(-5 * (1 - t) ** 2)
+    return math.exp(-5 * ((end - progress) / (end - start)) ** 2)
 
 
 def mean_squared_probability(logits: Tensor, target: Tensor, classes: Tensor) -> Tensor:

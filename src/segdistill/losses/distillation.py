@@ -8,12 +8,22 @@ import torch
 from torch import Tensor
 
 
-def distillation_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher/T) || softmax(student/T)), mean over pixels, fp32; logits (B, C, H, W). Hinton 2015."""
+def distillation_kl(student: Tensor, teacher: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
+    """T^2 KL(softmax(teacher/T) || softmax(student/T)), mean over pixels, fp32; logits (B, C, H, W). Hinton 2015.
+
+    A weight (B, H, W) multiplies the pixels; the mean is still over all of them.
+    """
     with torch.autocast(student.device.type, enabled=False):
         wanted = (teacher.detach().float() / temperature).log_softmax(1)
         found = (student.float() / temperature).log_softmax(1)
-        return temperature**2 * (wanted.exp() * (wanted - found)).sum(1).mean()
+        pixels = (wanted.exp() * (wanted - found)).sum(1)
+        return temperature**2 * (pixels if weight is None else pixels * weight).mean()
+
+
+def released_pair_kl(student: Tensor, teacher: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
+    """KnowSAM's released KD: channels reshaped to pairs, so beyond two classes blind to shifts between the pairs."""
+    pairs = [z.permute(0, 2, 3, 1).reshape(-1, 2, 1, 1) for z in (student, teacher)]
+    return distillation_kl(pairs[0], pairs[1], temperature)
 
 
 def feature_distance(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

@@ -10,3 +10,10 @@ def warm_up_cosine(progress: float, warm_up: float) -> float:
     if progress < warm_up:
         return progress / warm_up
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / max(1e-9, 1 - warm_up)))
+
+
+def warm_up_linear(progress: float, warm_up: float) -> float:
+    """Linear from 0 to 1 over the first `warm_up` share of the progress, then linear down to 0 at the end."""
+    if progress < warm_up:
+        return progress / warm_up
+    return (1 - progress) / max(1e-9, 1 - warm_up)

@@ -15,21 +15,24 @@ def annotated_logits(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.float().masked_fill(~classes[:, :, None, None], NEVER)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, rows: Tensor) -> Tensor:
-    """Mean -log p over the pixels of the chosen rows; 0 when there are none.
+def cross_entropy(logits: Tensor, target: Tensor, rows: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean -log p over the pixels of the chosen rows, weighted if asked for; 0 when there are none.
 
     Args:
         logits: (B, C, H, W).
         target: (B, H, W) class index; any value outside the chosen rows.
         rows: (B,) bool.
+        weight: (B, H, W) of the pixels, from 0.
     """
-    weight = rows[:, None, None].float()
+    chosen = rows[:, None, None].float()
     safe = target.masked_fill(~rows[:, None, None], 0)
-    pixels = F.cross_entropy(logits, safe, reduction="none") * weight
-    return pixels.sum() / (weight.sum() * target[0].numel()).clamp(min=1)
+    pixels = F.cross_entropy(logits, safe, reduction="none") * chosen
+    if weight is not None:
+        return (pixels * weight).sum() / (chosen * weight).sum().clamp(min=1)
+    return pixels.sum() / (chosen.sum() * target[0].numel()).clamp(min=1)
 
 
-def soft_dice(logits: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+def soft_dice(logits: Tensor, target: Tensor, rows: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over classes of 1 - (2 sum p y + eps) / (sum p^2 + sum y^2 + eps), background included.
 
     The sums are pooled over the chosen rows (KnowSAM's definition, after Milletari et al. 2016). A class that is
@@ -39,21 +42,28 @@ def soft_dice(logits: Tensor, target: Tensor, rows: Tensor) -> Tensor:
         logits: (B, C, H, W).
         target: (B, H, W) class index; any value outside the chosen rows.
         rows: (B,) bool.
+        weight: (B, H, W) of the pixels in every sum, from 0.
     """
     chosen = rows[:, None, None]
     prob = logits.softmax(1) * chosen[:, None]
     one_hot = F.one_hot(target.masked_fill(~chosen, 0), logits.shape[1]).movedim(-1, 1) * chosen[:, None]
     over = (0, 2, 3)
-    overlap = (prob * one_hot).sum(over)
-    total = prob.square().sum(over) + one_hot.sum(over)
+    overlap, total = prob * one_hot, prob.square() + one_hot
+    if weight is not None:
+        overlap, total = overlap * weight[:, None], total * weight[:, None]
+    overlap, total = overlap.sum(over), total.sum(over)
     return 1 - ((2 * overlap + DICE_EPSILON) / (total + DICE_EPSILON)).mean()
 
 
-def dice_cross_entropy(logits: Tensor, target: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+def dice_cross_entropy(
+    logits: Tensor, target: Tensor, rows: Tensor, classes: Tensor, *, weight: Tensor | None = None
+) -> Tensor:
     """S of the KnowSAM specification: cross-entropy + soft Dice, in fp32, over the chosen rows (B,) and classes (B, C).
+
+    A weight (B, H, W) from 0 counts pixels more or less, as where a pseudo-label is not to be trusted.
 
     Rows are weighted instead of selected: no host sync, and a shape that does not depend on the data.
     """
     with torch.autocast(logits.device.type, enabled=False):
         known = annotated_logits(logits, classes)
-        return cross_entropy(known, target, rows) + soft_dice(known, target, rows)
+        return cross_entropy(known, target, rows, weight) + soft_dice(known, target, rows, weight)

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from .bcp import BCP
 from .kdas import KDAS
+from .knowsam import KnowSAM
 from .mean_teacher import MeanTeacher
 from .supervised import Supervised
 from .unimatch import UniMatch
@@ -11,5 +13,7 @@ METHODS: dict[str, Any] = {
     "supervised": Supervised,
     "mean_teacher": MeanTeacher,
     "unimatch": UniMatch,
+    "bcp": BCP,
+    "knowsam": KnowSAM,
     "kdas": KDAS,
 }

@@ -105,6 +105,18 @@ class KDAS(nn.Module):
 
     Config = KDASConfig
 
+    @staticmethod
+    def require(config: KDASConfig) -> None:
+        """UserError where a teacher or backbone weights are named that are not there."""
+        if config.teacher and not Path(config.teacher).exists():
+            raise UserError(
+                f"--kdas.teacher {config.teacher}: no such run, student folder or checkpoint; leave it out to train one"
+            )
+        if config.backbone_weights not in ("hub", "none") and not Path(config.backbone_weights).exists():
+            raise UserError(
+                f"--kdas.backbone_weights {config.backbone_weights}: no such file; give hub, none, or a pvt_v2_b*.pth"
+            )
+
     def __init__(self, config: KDASConfig, task: Task) -> None:
         super().__init__()
         check(config, task)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from ..losses.consistency import mean_squared_probability, ramp_up
 from ..losses.schedules import warm_up_cosine
@@ -21,6 +21,7 @@ from ..models.ema import MovingAverage
 from ..models.students import build_student
 from ..transforms.presets import weak, with_view
 from ..types import Batch, Clip, Stage, StepOutput, Task
+from .sam_distillation import part, require_sam
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class MeanTeacherConfig:
         consistency: Weight of the consistency term; 0 is plain supervised learning.
         consistency_from: Progress at which the consistency starts.
         consistency_full: Progress at which it has its whole weight.
+        sam: SAM whose knowledge is distilled as well (see knowsam's teacher), or none.
     """
 
     student: str = "unet"
@@ -54,6 +56,7 @@ class MeanTeacherConfig:
     consistency: float = 0.1  # SSL4MIS
     consistency_from: float = 0.1  # published: 0
     consistency_full: float = 0.4
+    sam: str = "none"
 
 
 class MeanTeacher(nn.Module):
@@ -61,27 +64,37 @@ class MeanTeacher(nn.Module):
 
     Config = MeanTeacherConfig
 
+    @staticmethod
+    def require(config: MeanTeacherConfig) -> None:
+        """UserError where SAM's weights are not to be had."""
+        require_sam(config.sam)
+
     def __init__(self, config: MeanTeacherConfig, task: Task) -> None:
         super().__init__()
         self.config = config
         self.student = build_student(config.student, classes=task.classes)
+        self.sam = part(config.sam, task)
         self.teacher = MovingAverage(self.student, config.ema_decay)
 
     def stages(self) -> list[Stage]:
         """One stage; without consistency it is that of `supervised`, row for row."""
         c = self.config
+        optimizers: list[Optimizer] = [
+            AdamW(self.student.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay),
+            *([self.sam.optimizer()] if self.sam else []),
+        ]
         return [
             Stage(
                 name="mean_teacher",
                 step=self.step,
-                optimizers=[AdamW(self.student.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)],
+                optimizers=optimizers,
                 iterations=c.iterations,
-                batch=(c.labelled_batch, c.other_batch if c.consistency else 0),
+                batch=(c.labelled_batch, c.other_batch if c.consistency or self.sam else 0),
                 augment=with_view(weak),
                 scored=self.student,
                 schedule=partial(warm_up_cosine, warm_up=min(0.5, c.warm_up / c.iterations)),
                 clip=Clip(norm=c.clip_norm),
-                after_update=lambda progress: self.teacher.update(self.student),
+                after_update=self.after_update,
             )
         ]
 
@@ -91,8 +104,18 @@ class MeanTeacher(nn.Module):
         weight = c.consistency * ramp_up(progress, c.consistency_from, c.consistency_full)
         z = self.student(batch.image, batch.modality)
         terms = {"sup": dice_cross_entropy(z, batch.mask, batch.labelled, batch.classes)}
-        if not weight:
-            return StepOutput(terms["sup"], terms)
-        z_teacher = self.teacher(cast(Tensor, batch.view), batch.modality)
-        terms["cons"] = mean_squared_probability(z, z_teacher, batch.classes)
-        return StepOutput(terms["sup"] + weight * terms["cons"], terms)
+        loss = terms["sup"]
+        if weight:
+            z_teacher = self.teacher(cast(Tensor, batch.view), batch.modality)
+            terms["cons"] = mean_squared_probability(z, z_teacher, batch.classes)
+            loss = loss + weight * terms["cons"]
+        if self.sam:
+            distilled, taught = self.sam.terms(batch, z, progress)
+            loss, terms = loss + distilled, terms | taught
+        return StepOutput(loss, terms)
+
+    def after_update(self, progress: float) -> None:
+        """The average follows; SAM's gate looks at the batch."""
+        self.teacher.update(self.student)
+        if self.sam:
+            self.sam.update()

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from ..losses.consistency import confident_cross_entropy
 from ..losses.schedules import warm_up_cosine
@@ -23,6 +23,7 @@ from ..losses.segmentation import annotated_logits, dice_cross_entropy
 from ..models.students import build_student
 from ..transforms.presets import weak, with_view
 from ..types import Batch, Clip, Stage, StepOutput, Task
+from .sam_distillation import part, require_sam
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class UniMatchConfig:
         threshold: Confidence from which a pseudo-label counts.
         feature_dropout: Probability that a channel of the features is dropped.
         cutmix: Probability of CutMix per image and strong view.
+        sam: SAM whose knowledge is distilled as well (see knowsam's teacher), or none.
     """
 
     student: str = "unet"
@@ -56,6 +58,7 @@ class UniMatchConfig:
     threshold: float = 0.95  # the paper's
     feature_dropout: float = 0.5  # the paper's
     cutmix: float = 0.5  # the released code's
+    sam: str = "none"
 
 
 class UniMatch(nn.Module):
@@ -63,25 +66,36 @@ class UniMatch(nn.Module):
 
     Config = UniMatchConfig
 
+    @staticmethod
+    def require(config: UniMatchConfig) -> None:
+        """UserError where SAM's weights are not to be had."""
+        require_sam(config.sam)
+
     def __init__(self, config: UniMatchConfig, task: Task) -> None:
         super().__init__()
         self.config = config
         self.student = build_student(config.student, classes=task.classes)
+        self.sam = part(config.sam, task)
 
     def stages(self) -> list[Stage]:
         """One stage; without unsupervised terms it is that of `supervised`, row for row."""
         c = self.config
+        optimizers: list[Optimizer] = [
+            AdamW(self.student.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay),
+            *([self.sam.optimizer()] if self.sam else []),
+        ]
         return [
             Stage(
                 name="unimatch",
                 step=self.step,
-                optimizers=[AdamW(self.student.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)],
+                optimizers=optimizers,
                 iterations=c.iterations,
-                batch=(c.labelled_batch, c.other_batch if c.unsupervised else 0),
+                batch=(c.labelled_batch, c.other_batch if c.unsupervised or self.sam else 0),
                 augment=with_view(weak),
                 scored=self.student,
                 schedule=partial(warm_up_cosine, warm_up=min(0.5, c.warm_up / c.iterations)),
                 clip=Clip(norm=c.clip_norm),
+                after_update=lambda progress: self.sam.update() if self.sam else None,
             )
         ]
 
@@ -92,9 +106,13 @@ class UniMatch(nn.Module):
         features = self.student.encode(batch.image)  # type: ignore[operator]
         z = self.student.decode(features)[..., :height, :width]  # type: ignore[operator]
         terms = {"sup": dice_cross_entropy(z, batch.mask, batch.labelled, batch.classes)}
+        loss = terms["sup"]
+        if self.sam:
+            distilled, taught = self.sam.terms(batch, z, progress)
+            loss, terms = loss + distilled, terms | taught
         other = (~batch.labelled).nonzero()[:, 0] if c.unsupervised else batch.index[:0]
         if len(other) == 0:
-            return StepOutput(terms["sup"], terms)
+            return StepOutput(loss, terms)
         confidence, label = annotated_logits(z.detach()[other], batch.classes[other]).softmax(1).max(1)
         dropped = [F.dropout2d(feature[other], c.feature_dropout) for feature in features]
         z_fp = self.student.decode(dropped)[..., :height, :width]  # type: ignore[operator]
@@ -106,7 +124,7 @@ class UniMatch(nn.Module):
             target = mixed(label, box), mixed(confidence, box)
             terms[name] = confident_cross_entropy(z_strong, *target, c.threshold)
         unsupervised = 0.25 * terms["s1"] + 0.25 * terms["s2"] + 0.5 * terms["fp"]
-        return StepOutput(terms["sup"] + c.unsupervised * unsupervised, terms)
+        return StepOutput(loss + c.unsupervised * unsupervised, terms)
 
 
 def mixed(values: Tensor, box: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,12 @@ class MovingAverage(nn.Module):
         with torch.no_grad():
             logits: Tensor = self.network(image, modality)
         return logits
+
+    @torch.no_grad()
+    def start(self, network: nn.Module) -> None:
+        """The network's weights, trained ones: nothing to forget, so the decay is whole from the first update on."""
+        self.network.load_state_dict(network.state_dict())
+        self.updates.fill_(math.inf)
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:

@@ -139,4 +139,4 @@ def _hint(differing: Sequence[str], separate_heads: bool) -> str:
     trunk = any(key.startswith("SemiTViT.") for key in differing)
     if trunk or separate_heads:
         return "their trunks were trained apart, so convert each alone"
-    return "merge them with separate heads"
+    return "merge them with separate heads (--separate-heads)"

@@ -86,7 +86,7 @@ def read_sam(teacher: str) -> Weights:
     Raises:
         UserError: it is not there (with what to fetch and where to put it), unreadable, or holds more than tensors.
     """
-    path = _find(teacher)
+    path = find_sam(teacher)
     state = {k: v.float() if v.is_floating_point() else v for k, v in read_weights(path).items()}
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -109,7 +109,8 @@ def _renamed(key: str) -> str:
     return key
 
 
-def _find(teacher: str) -> Path:
+def find_sam(teacher: str) -> Path:
+    """The file behind a hub name, a folder or a path; UserError with what to fetch and where to put it."""
     path = Path(teacher).expanduser()
     if path.is_file():
         return path

@@ -33,7 +33,12 @@ TINT = 0.4
 
 # matplotlib wants colours, the page has variables: these stand for them until the SVG is written.
 INK, FAINT, ACCENT, BAND = "#010101", "#020202", "#030303", "#040404"
-_VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)", ACCENT: "var(--accent)", BAND: "var(--band)"}
+SERIES = (ACCENT, "#050101", "#050202", "#050303", "#050404", "#050505")  # lines of one chart; more of them repeat
+SMALL, LARGE = (3.4, 1.9), (5.4, 2.4)  # inches: three and two charts in a row
+HIDDEN = "Dice on training images whose masks the budget hides"
+_VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)", ACCENT: "var(--accent)", BAND: "var(--band)"} | {
+    colour: f"var(--series-{number})" for number, colour in enumerate(SERIES[1:], 1)
+}
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "segdistill",
     "svg.fonttype": "none",
@@ -62,6 +67,7 @@ class Panel:
     name: str
     note: str
     svg: str
+    legend: tuple[tuple[str, str, str], ...] = ()  # of several lines: (name, last value, CSS colour)
 
 
 def dice_histogram(values: Sequence[float], kind: str = "image") -> str:
@@ -158,6 +164,12 @@ def picture_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A small picture (H, W, 3) with each pixel repeated, so that its longer side has at least PICTURE_SIDE pixels."""
+    times = max(1, -(-PICTURE_SIDE // max(image.shape[:2])))
+    return image.repeat(times, 0).repeat(times, 1)
+
+
 def data_uri(image: NDArray[np.uint8]) -> str:
     """JPEG data URI of (H, W, 3). Without colour subsampling, which would blur thin coloured lines."""
     from PIL import Image
@@ -190,52 +202,95 @@ def _training_panels(lines: Sequence[Mapping[str, object]]) -> list[Panel]:
 
 
 def _validation_panels(lines: Sequence[Mapping[str, object]]) -> list[Panel]:
+    """The scored network's curves, what was watched beside its mean, and all of them where the truth was hidden."""
+    scored, watched, hidden = (_scores(lines, kind) for kind in ("validation", "watched", "hidden"))
+    if len(scored) == 2 and "dice" in scored:  # the mean and the only class: one curve
+        scored = {"dice": scored["dice"]}
+    panels = []
+    if watched and "dice" in scored and len(_finite_points(scored["dice"])[0]):
+        panels.append(_several_panel("validation Dice", {"student": scored.pop("dice")} | watched))
+    names = {name: "validation Dice" if name == "dice" else f"validation Dice, {name}" for name in scored}
+    panels += [_curve_panel(names[name], values, score=True) for name, values in scored.items()]
+    if hidden:
+        panels.append(_several_panel(HIDDEN, hidden))
+    return [panel for panel in panels if panel]
+
+
+def _scores(lines: Sequence[Mapping[str, object]], kind: str) -> dict[str, list[tuple[float, float]]]:
+    """The (iteration, score) points of an entry of the log, by name; the student first."""
     points: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
-        scores = line.get("validation")
+        scores = line.get(kind)
         for name, value in scores.items() if isinstance(scores, Mapping) else ():
             points.setdefault(name, []).append((number(line["iteration"]), number(value)))
-    if len(points) == 2 and "dice" in points:  # the mean and the only class: one curve
-        points = {"dice": points["dice"]}
-    names = {name: "validation Dice" if name == "dice" else f"validation Dice, {name}" for name in points}
-    return [panel for name, values in points.items() if (panel := _curve_panel(names[name], values, score=True))]
+    return dict(sorted(points.items(), key=lambda item: item[0] != "student"))
 
 
 def _curve_panel(name: str, points: Sequence[tuple[float, float]], *, score: bool = False) -> Panel | None:
     """The curve of (iteration, value) points; None where no value is finite."""
-    x, y = np.array(points).T
-    keep = np.isfinite(x) & np.isfinite(y)
-    if not keep.any():
+    x, y = _finite_points(points)
+    if not len(x):
         return None
-    missing = int(np.count_nonzero(~keep))
-    x, y = x[keep], y[keep]
+    missing = len(points) - len(x)
     best = (float(x[y.argmax()]), float(y.max())) if score else None
     note = f"best {best[1]:.3f} at {best[0]:,.0f}" if best else f"last {y[-1]:.3g}"
-    return Panel(name, note + f", {missing:,} not finite" * (missing > 0), _curve(x, y, marked=best))
+    return Panel(name, note + f", {missing:,} not finite" * (missing > 0), _curves([(x, y)], score=score, ring=best))
 
 
-def _curve(x: NDArray[np.float64], y: NDArray[np.float64], marked: tuple[float, float] | None) -> str:
-    """SVG of y over the iteration x; with a mark, y is a score and the axis is 0..1."""
+def _several_panel(name: str, scores: Mapping[str, Sequence[tuple[float, float]]]) -> Panel | None:
+    """Scores in one chart, with their last values; the best of the scored one is marked. None without a finite one."""
+    finite = {label: curve for label, points in scores.items() if len((curve := _finite_points(points))[0])}
+    if not finite:
+        return None
+    legend = tuple(
+        (label, f"{y[-1]:.3f}", _VARIABLES[SERIES[i % len(SERIES)]]) for i, (label, (_, y)) in enumerate(finite.items())
+    )
+    if name == HIDDEN:
+        alone = f"last {legend[0][1]}" if len(finite) == 1 else ""
+        return Panel(name, alone, _curves(list(finite.values()), score=True), legend if not alone else ())
+    x, y = finite["student"]
+    best = (float(x[y.argmax()]), float(y.max()))
+    note = f"best of the student {best[1]:.3f} at {best[0]:,.0f}"
+    return Panel(name, note, _curves(list(finite.values()), score=True, ring=best), legend)
+
+
+def _finite_points(points: Sequence[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = np.array(points, dtype=np.float64).T
+    keep = np.isfinite(x) & np.isfinite(y)
+    return x[keep], y[keep]
+
+
+def _curves(
+    curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+    *,
+    score: bool = False,
+    ring: tuple[float, float] | None = None,
+) -> str:
+    """SVG of curves y over the iteration x, the first on top; of scores the axis is 0..1."""
 
     def draw(axes: Axes) -> None:
-        if len(x) <= MAX_POINTS:
-            axes.plot(x, y, color=ACCENT, linewidth=1.2, marker="." if len(x) <= 40 else "", markersize=4)
-        else:
+        for i, (x, y) in reversed(list(enumerate(curves))):
+            colour = SERIES[i % len(SERIES)]
+            if len(x) <= MAX_POINTS:
+                axes.plot(x, y, color=colour, linewidth=1.2, marker="." if len(x) <= 40 else "", markersize=4)
+                continue
             bins = list(zip(np.array_split(x, MAX_POINTS), np.array_split(y, MAX_POINTS), strict=True))
             middle = [float(a.mean()) for a, _ in bins]
-            low, high = np.array([np.percentile(b, (10, 90)) for _, b in bins]).T
-            axes.fill_between(middle, low, high, color=BAND, linewidth=0)
-            axes.plot(middle, [float(b.mean()) for _, b in bins], color=ACCENT, linewidth=1.2)
-        if marked:
-            axes.plot(*marked, marker="o", markersize=6, markerfacecolor="none", markeredgecolor=INK)
+            if len(curves) == 1:
+                low, high = np.array([np.percentile(b, (10, 90)) for _, b in bins]).T
+                axes.fill_between(middle, low, high, color=BAND, linewidth=0)
+            axes.plot(middle, [float(b.mean()) for _, b in bins], color=colour, linewidth=1.2)
+        if ring:
+            axes.plot(*ring, marker="o", markersize=6, markerfacecolor="none", markeredgecolor=INK)
+        if score:
             axes.set_ylim(0, 1)
         axes.set_xlabel("iteration")
         axes.locator_params(nbins=5)
 
-    return _svg(draw)
+    return _svg(draw, SMALL if len(curves) == 1 else LARGE)
 
 
-def _svg(draw: Callable[[Axes], None]) -> str:
+def _svg(draw: Callable[[Axes], None], size: tuple[float, float] = SMALL) -> str:
     """One small chart to be placed inline: scales with its frame; no prolog, metadata, or ids that nothing uses."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -243,7 +298,7 @@ def _svg(draw: Callable[[Axes], None]) -> str:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change the report
         matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=(3.4, 1.9), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

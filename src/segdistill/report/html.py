@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats import replacing, resize_image, resize_labels
+from ..types import Remarks
 from .figures import (
     CONFUSED,
     MAX_POINTS,
@@ -24,6 +25,7 @@ from .figures import (
     comparison,
     data_uri,
     dice_histogram,
+    enlarged,
     log_panels,
     number,
     picture_size,
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 KINDS = ("worst", "median", "best")  # the order in the report: what fails is seen first
 MAX_VOLUMES = 50  # listed one by one
+SILENT = Remarks((), ())
+WIDE = 1.8  # width / height above which a picture has a row of its own
 POOR = 0.5  # Dice below which an image counts as poor in the words of the headline
 
 
@@ -67,6 +71,7 @@ class ReportData:
     examples: Sequence[Example]
     student: Mapping[str, str]  # name, parameters, file size, ms per image + machine...
     warnings: Sequence[str]
+    remarks: Remarks = SILENT  # of the method
     scored: str = "test"  # the split that was scored; anything else is said in the headline
 
 
@@ -82,13 +87,17 @@ def _render(data: ReportData) -> str:
     kinds = dict.fromkeys((*KINDS, *(example.kind for example in data.examples)))
     return page_template("template.html.j2").render(
         data=data,
-        summary=data.summary,
+        summary={"students": {}, **data.summary},
         sentences=list(_sentences(data)),
         parts=list(_parts(data.summary)),
         overview=list(_overview(data.summary)),
         per_volume=dict(list(volumes.items())[:MAX_VOLUMES]),
         hidden_volumes=max(0, len(volumes) - MAX_VOLUMES),
         panels=log_panels(data.log),
+        remarked=[
+            (caption, data_uri(enlarged(picture)), picture.shape[1] > WIDE * picture.shape[0])
+            for caption, picture in data.remarks.pictures
+        ],
         histograms=_histograms(data),
         examples=[
             (kind, [_pictures(example, data) for example in data.examples if example.kind == kind]) for kind in kinds

@@ -27,13 +27,17 @@ class Preset:
     holes: tuple[int, int]  # fewest, most
     dropout: float  # probability of holes
     view: bool = False  # fill `view`, see `with_view`
+    erases: bool = False  # the label under a hole becomes background: KnowSAM's released code
 
     def __call__(self, batch: Batch) -> Batch:
         """Augment image and mask; a pure function of the batch and torch's seed."""
         rows = len(batch.image)
         image, mask = move(batch.image, batch.mask, draw_motion(rows, self.distortion))
         seen = relight(image, draw_light(rows, self.light))
-        seen = cut_holes(seen, draw_holes(rows, self.holes, self.dropout))
+        holes = draw_holes(rows, self.holes, self.dropout)
+        seen = cut_holes(seen, holes)
+        if self.erases:
+            mask = cut_holes(mask[:, None].float(), holes)[:, 0].long()
         view = relight(image, draw_light(rows, 1.0)) if self.view else batch.view
         return batch._replace(image=seen, mask=mask, view=view)
 
@@ -68,6 +72,7 @@ def by_supervision(labelled: Preset, other: Preset) -> Callable[[Batch], Batch]:
 
 
 weak_strong = by_supervision(weak, strong)
+released_weak_strong = by_supervision(replace(weak, erases=True), replace(strong, erases=True))
 
 PRESETS: dict[str, Callable[[Batch], Batch]] = {
     "weak": weak,

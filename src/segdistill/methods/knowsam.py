@@ -1,0 +1,378 @@
+"""KnowSAM (Huang et al., TMI 2025, arXiv 2412.13742): two subnets and an adapted SAM that teach one another.
+
+A U-Net and a V-Net co-teach each other (MC); an aggregation network fuses their logits (HAM); SAM, prompted by the
+fusion and by prompts made from its own embedding (LPS), is distilled into both (SKD); uncertain regions are mixed
+between labelled and unlabelled images (UGDA). SAM is not part of the student. Default: the paper's method with sound
+definitions; `recipes/knowsam_published.yaml` sets every field to the paper's value; `as_released` computes what the
+public code does. docs/methods/knowsam.md lists the differences, one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from ..losses.co_training import (
+    cross_consistency,
+    cross_pseudo_labels,
+    entropy,
+    released_consistency,
+    released_entropy,
+    released_inert_consistency,
+)
+from ..losses.consistency import ramp_up
+from ..losses.distillation import released_pair_kl
+from ..losses.schedules import warm_up_linear
+from ..losses.segmentation import annotated_logits, dice_cross_entropy
+from ..models.aggregation import Mean, Trio, entropy_map
+from ..models.statistics import untracked_statistics
+from ..models.students import StudentSpec, build_student
+from ..transforms.presets import released_weak_strong, weak_strong
+from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
+from .sam_distillation import SamDistillation, Skd, require_sam
+
+GRID = 4  # UGDA's cells per side, released
+
+
+@dataclass(frozen=True)
+class KnowSAMConfig:
+    """Settings of KnowSAM.
+
+    Attributes:
+        student: What is scored and shipped: the fused trio, the mean of the two subnets, or one subnet alone.
+        teacher: SAM: a hub name (facebook/sam-vit-base, wanglab/medsam-vit-base), a folder of one, an official .pth;
+            tiny or small without weights; none: no SAM (an ablation).
+        iterations: Updates in all.
+        labelled_batch: Labelled images per batch.
+        other_batch: Other images per batch.
+        optimizer: Of the subnets: adamw or sgd (momentum .9).
+        learning_rate: Of the subnets, at its peak; it decays linearly to 0.
+        sam_learning_rate: Of SAM's adapters and prompts (Adam).
+        weight_decay: Of the subnets.
+        warm_up: Updates over which the learning rates rise linearly from 0.
+        clip_norm: Gradients are clipped to this norm, of the subnets and of SAM each; 0: not at all.
+        unsupervised_from: Progress at which distillation and entropy start to act.
+        unsupervised_full: Progress at which they have their whole weight.
+        consistency_from: Progress at which the consistency of the subnets starts.
+        consistency_full: Progress at which it has its whole weight.
+        mix_from: Progress from which UGDA mixes.
+        mix_cells: Cells of the 4 x 4 grid that are overwritten; 0: no UGDA (an ablation).
+        mix_where: Cells of the highest or the lowest entropy.
+        mix_confidence: SAM's labels count in mixed images where its probability reaches this.
+        mix_labels: Labels of unlabelled pixels: SAM's, or the student's while SAM is behind it.
+        mix_tracks: Whether batch norms remember mixed images.
+        temperature: Of the distillation.
+        kd: Distil SAM's logits (soft), its argmax (hard), or nothing (none).
+        entropy_weight: Weight of the entropy.
+        agreement: How the subnets co-teach: consistency, pseudo-labels (cps), or none.
+        prompts: What SAM is told beside the image: none, mask, tokens, tokens+dense.
+        gate: Whether SAM may teach only where and while it knows enough.
+        aggregation: Corrects the mean of the subnets, replaces it, or is left out (mean; an ablation).
+        window: SAM's windows, or the whole grid as one (another function, faster).
+        as_released: Compute what the public code does, faults included.
+    """
+
+    student: Literal["fused", "mean", "unet", "vnet"] = "fused"
+    teacher: str = "facebook/sam-vit-base"  # the paper's ViT-B
+    iterations: int = 3000  # published: 50,000
+    labelled_batch: int = 12  # released
+    other_batch: int = 12  # released
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # published: sgd
+    learning_rate: float = 1e-3  # published: 0.01 (sgd)
+    sam_learning_rate: float = 1e-4  # released
+    weight_decay: float = 1e-2  # published: 1e-4 (sgd)
+    warm_up: int = 100  # published: 0
+    clip_norm: float = 5.0  # published: 0
+    unsupervised_from: float = 0.15  # published: 0
+    unsupervised_full: float = 0.4  # published: 0
+    consistency_from: float = 0.15  # published: 0
+    consistency_full: float = 0.4  # published: 1
+    mix_from: float = 0.24  # 12k of 50k iterations
+    mix_cells: int = 5  # released
+    mix_where: Literal["highest", "lowest"] = "highest"  # released: lowest
+    mix_confidence: float = 0.8  # published: 0
+    mix_labels: Literal["better", "sam"] = "better"  # published: sam
+    mix_tracks: bool = False  # published: true
+    temperature: float = 10.0  # released, losses.KDLoss(T=10)
+    kd: Literal["soft", "hard", "none"] = "soft"
+    entropy_weight: float = 0.9  # released
+    agreement: Literal["consistency", "cps", "none"] = "consistency"
+    prompts: Literal["none", "mask", "tokens", "tokens+dense"] = "tokens+dense"  # released: tokens
+    gate: bool = True  # published: false
+    aggregation: Literal["corrects", "replaces", "mean"] = "corrects"  # published: replaces
+    window: Literal["sam", "whole"] = "sam"
+    as_released: bool = False
+
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Rules(NamedTuple):
+    """The functions that the public code has otherwise."""
+
+    unet_agrees: Loss
+    vnet_agrees: Loss
+    entropy: Callable[[Tensor, Tensor], Tensor]
+
+
+AGREEMENT: dict[str, Loss] = {"consistency": cross_consistency, "cps": cross_pseudo_labels, "none": cross_consistency}
+RELEASED = Rules(released_consistency, released_inert_consistency, released_entropy)
+
+
+class Mixed(NamedTuple):
+    """A batch whose uncertain cells came from partners."""
+
+    image: Tensor  # (B, 3, H, W)
+    label: Tensor  # (B, H, W)
+    weight: Tensor  # (B, H, W), 0 where the label is not to be trusted
+    classes: Tensor  # (B, C)
+
+
+class KnowSAM(nn.Module):
+    """The trio and its SAM."""
+
+    Config = KnowSAMConfig
+
+    @staticmethod
+    def require(config: KnowSAMConfig) -> None:
+        """UserError where SAM's weights are not to be had."""
+        require_sam(config.teacher)
+
+    def __init__(self, config: KnowSAMConfig, task: Task) -> None:
+        super().__init__()
+        self.config = c = config
+        self.trio, self.choices = build_trio(c.aggregation, task.classes)
+        agrees = AGREEMENT[c.agreement]
+        self.rules = RELEASED if c.as_released else Rules(agrees, agrees, entropy)
+        self.mixes = bool(c.mix_cells and c.other_batch and task.labelled and task.others)
+        self.sam = None if c.teacher == "none" else SamDistillation(skd(c), task)
+        if self.sam and c.as_released:
+            self.sam.distil = released_pair_kl
+
+    @property
+    def student(self) -> nn.Module:
+        """What ships."""
+        return self.choices[self.config.student]
+
+    @property
+    def students(self) -> dict[str, nn.Module]:
+        """What could ship instead: the same weights."""
+        return {name: network for name, network in self.choices.items() if name != self.config.student}
+
+    def stages(self) -> list[Stage]:
+        """One stage, two optimizers: the trio's and SAM's."""
+        c = self.config
+        trio = list(self.trio.parameters())
+        optimizers: list[Optimizer] = [
+            SGD(trio, lr=c.learning_rate, momentum=0.9, weight_decay=c.weight_decay)
+            if c.optimizer == "sgd"
+            else AdamW(trio, lr=c.learning_rate, weight_decay=c.weight_decay)
+        ]
+        if self.sam:
+            optimizers.append(self.sam.optimizer())
+        return [
+            Stage(
+                name="knowsam",
+                step=self.step,
+                optimizers=optimizers,
+                iterations=c.iterations,
+                batch=(c.labelled_batch, c.other_batch),
+                augment=released_weak_strong if c.as_released else weak_strong,
+                scored=self.student,
+                schedule=partial(warm_up_linear, warm_up=min(0.5, c.warm_up / c.iterations)),
+                clip=Clip(norm=c.clip_norm) if c.clip_norm else None,
+                after_update=lambda progress: self.sam.update() if self.sam else None,
+                watched=self.watched,
+            )
+        ]
+
+    def step(self, batch: Batch, progress: float) -> StepOutput:
+        """z_a U-Net, z_b V-Net, z_f fusion, z_s SAM; S on labelled rows, the rest on all; sums as in the paper."""
+        c, rules = self.config, self.rules
+        eta = ramp_up(progress, c.unsupervised_from, c.unsupervised_full)
+        lam = ramp_up(progress, c.consistency_from, c.consistency_full) if c.agreement != "none" else 0.0
+        z_a, z_b, z_f = self.trio.branches(batch.image)
+        terms = {"unet": self.sup(z_a, batch), "vnet": self.sup(z_b, batch), "fusion": self.sup(z_f, batch)}
+        loss = (terms["unet"] + terms["vnet"]) / 2 + terms["fusion"]
+        z_s: Tensor | None = None
+        mu: float | Tensor = 0.0
+        if self.sam:
+            z_s, mu = self.sam(batch.image, z_f), self.sam.weight(progress)
+            self.sam.observe(z_s, z_f, batch)
+            terms["sam"] = self.sup(z_s, batch)
+            loss = loss + terms["sam"]
+        if self.sam and z_s is not None and eta and c.kd != "none":
+            terms["kd"] = (self.sam.kd(z_a, z_s, batch) + self.sam.kd(z_b, z_s, batch)) / 2
+            loss = loss + mu * terms["kd"]
+        if eta and c.entropy_weight:
+            terms["entropy"] = (rules.entropy(z_a, batch.classes) + rules.entropy(z_b, batch.classes)) / 2
+            loss = loss + c.entropy_weight * eta * terms["entropy"]
+        if lam:
+            terms["consistency"] = self.agreement(z_a, z_b, batch.classes)
+            loss = loss + lam * terms["consistency"]
+        if self.mixes and progress >= c.mix_from:
+            mixed = self.mixed(batch, z_f.detach(), self.pseudo(z_f, z_s))
+            loss, terms = self.mixed_terms(mixed, batch, loss, terms, eta, lam)
+        return StepOutput(loss, terms)
+
+    def mixed_terms(
+        self, mixed: Mixed, batch: Batch, loss: Tensor, terms: dict[str, Tensor], eta: float, lam: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same on mixed images, and z_f's argmax as a label for unlabelled hosts."""
+        c, rules = self.config, self.rules
+        everyone = torch.ones_like(batch.labelled)
+
+        def sup(z: Tensor) -> Tensor:
+            return dice_cross_entropy(z, mixed.label, everyone, mixed.classes, weight=mixed.weight)
+
+        def pseudo(z: Tensor) -> Tensor:
+            return dice_cross_entropy(z, label, ~batch.labelled, mixed.classes)
+
+        with nullcontext() if c.mix_tracks else untracked_statistics(self.trio):
+            z_a, z_b, z_f = self.trio.branches(mixed.image)
+        label = annotated_logits(z_f.detach(), mixed.classes).argmax(1)
+        terms |= {"mix_sup": (sup(z_a) + sup(z_b)) / 2, "mix_fusion": sup(z_f)}
+        loss = loss + terms["mix_sup"] + terms["mix_fusion"]
+        if eta and c.entropy_weight:
+            terms["mix_entropy"] = (rules.entropy(z_a, mixed.classes) + rules.entropy(z_b, mixed.classes)) / 2
+            loss = loss + c.entropy_weight * eta * terms["mix_entropy"]
+        if lam:
+            terms["mix_consistency"] = self.agreement(z_a, z_b, mixed.classes)
+            terms["mix_pseudo"] = (pseudo(z_a) + pseudo(z_b)) / 2
+            loss = loss + lam * (terms["mix_consistency"] + terms["mix_pseudo"])
+        return loss, terms
+
+    def sup(self, z: Tensor, batch: Batch) -> Tensor:
+        """S on labelled rows."""
+        return dice_cross_entropy(z, batch.mask, batch.labelled, batch.classes)
+
+    def agreement(self, z_a: Tensor, z_b: Tensor, classes: Tensor) -> Tensor:
+        """Each subnet towards the other, which has no gradient."""
+        return (self.rules.unet_agrees(z_a, z_b, classes) + self.rules.vnet_agrees(z_b, z_a, classes)) / 2
+
+    def pseudo(self, z_f: Tensor, z_s: Tensor | None) -> Tensor:
+        """Logits whose argmax labels unlabelled pixels: SAM's; the student's while SAM is behind, or not there."""
+        if self.sam is None or z_s is None:
+            return z_f.detach()
+        if self.config.mix_labels == "sam":
+            return z_s.detach()
+        return torch.where(self.sam.ahead(), z_s.detach(), z_f.detach())
+
+    def mixed(self, batch: Batch, z_f: Tensor, source: Tensor) -> Mixed:
+        """UGDA: each row's uncertain cells are overwritten by its partner's pixels and labels at the same place."""
+        c = self.config
+        cells = uncertain_cells(z_f, c.mix_cells, lowest=c.mix_where == "lowest" or c.as_released)
+        partner = partners(batch.labelled)
+        confidence, guess = annotated_logits(source, batch.classes).softmax(1).max(1)
+        known = batch.labelled[:, None, None]
+        label = torch.where(known, batch.mask, guess)
+        weight = (known | (confidence >= c.mix_confidence)).float()
+        return Mixed(
+            torch.where(cells[:, None], batch.image[partner], batch.image),
+            torch.where(cells, label[partner], label),
+            torch.where(cells, weight[partner], weight),
+            batch.classes & batch.classes[partner],
+        )
+
+    def watched(self, image: Tensor, modality: Tensor) -> dict[str, Tensor]:
+        """Every network's logits, to see over the training who knows what."""
+        z_a, z_b, z_f = self.trio.branches(image)
+        seen = {"unet": z_a, "vnet": z_b, "mean": (z_a + z_b) / 2, "fused": z_f}
+        if self.sam:
+            seen["sam"] = self.sam(image, z_f)
+        seen.pop(self.config.student)
+        return seen
+
+    def remarks(self, log: Sequence[Mapping[str, Any]], batch: Batch) -> Remarks:
+        """Whether SAM had anything to teach, and which cells UGDA overwrites, drawn on images."""
+        self.eval()
+        with torch.no_grad():
+            cells = uncertain_cells(self.trio(batch.image), self.config.mix_cells or 1)
+        pictures = [(f"uncertain cells {i + 1}", drawn(batch.image[i], cells[i])) for i in range(len(cells))]
+        return Remarks(tuple(self.sentences(log)), tuple(pictures) if self.config.mix_cells else ())
+
+    def sentences(self, log: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """What the log says about SAM."""
+        entries = [entry for entry in log if "sam" in entry.get("watched", {})]
+        if not self.sam or not entries:
+            return
+        origin = self.sam.teacher.sam.origin
+        yield f"SAM's weights: {origin.file}, sha256 {origin.sha256}." if origin else "SAM began without weights."
+        ahead = [entry["watched"]["sam"] - entry["validation"]["dice"] for entry in entries]
+        last = entries[-1]
+        yield (
+            f"SAM was ahead of the student at {sum(gap > 0 for gap in ahead)} of {len(ahead)} validations; at the last "
+            f"one its Dice was {last['watched']['sam']:.3f} and the student's {last['validation']['dice']:.3f}."
+        )
+        if max(ahead) <= 0:
+            yield "SAM never knew more than the student: there was nothing to teach, and the gain is the subnets' own."
+        if self.config.gate:
+            sam, student = self.sam.running.tolist()
+            state = "open" if self.sam.ahead() else "shut"
+            yield (
+                f"The gate was {state} at the end: on labelled training images SAM's running Dice was {sam:.3f}, the "
+                f"student's {student:.3f}; a SAM more than .02 behind does not teach."
+            )
+
+
+def build_trio(aggregation: str, classes: int) -> tuple[Trio, dict[str, nn.Module]]:
+    """The trio, and the students that can be made of it: one set of weights under four names."""
+    if aggregation == "mean":
+        trio = cast(Trio, build_student("knowsam_mean", classes=classes))
+    else:
+        trio = cast(Trio, build_student("knowsam_trio", classes=classes, corrects=aggregation == "corrects"))
+    trio.unet.spec, trio.vnet.spec = (StudentSpec(name, {"classes": classes}) for name in ("unet", "vnet"))  # type: ignore[assignment]
+    mean = Trio(trio.unet, trio.vnet, Mean())
+    mean.spec = StudentSpec("knowsam_mean", {"classes": classes})  # type: ignore[assignment]
+    return trio, {"fused": trio, "mean": mean, "unet": trio.unet, "vnet": trio.vnet}
+
+
+def skd(c: KnowSAMConfig) -> Skd:
+    """The part of the settings that is SAM's."""
+    return Skd(
+        teacher=c.teacher,
+        prompts=c.prompts,
+        whole_windows=c.window == "whole",
+        as_released=c.as_released,
+        hard=c.kd == "hard",
+        temperature=c.temperature,
+        learning_rate=c.sam_learning_rate,
+        start=c.unsupervised_from,
+        full=c.unsupervised_full,
+        gated=c.gate,
+    )
+
+
+def uncertain_cells(z: Tensor, count: int, *, lowest: bool = False) -> Tensor:
+    """(B, H, W) bool: the `count` cells of the 4 x 4 grid where the entropy of softmax(z) is highest (or lowest)."""
+    size = z.shape[-2:]
+    mean = F.adaptive_avg_pool2d(entropy_map(z.float().softmax(1)), GRID)[:, 0].flatten(1)  # (B, 16)
+    chosen = torch.zeros_like(mean).scatter(1, mean.topk(count, largest=not lowest).indices, 1.0)
+    cells = chosen.view(-1, 1, GRID, GRID)
+    return F.interpolate(cells, size, mode="nearest-exact")[:, 0] > 0
+
+
+def partners(labelled: Tensor) -> Tensor:
+    """(B,) row of each row's partner: labelled rows take from unlabelled ones and these from them, in turn."""
+    partner = torch.zeros_like(labelled, dtype=torch.long)
+    for host in (labelled, ~labelled):
+        others_first = host.long().argsort(stable=True)  # no nonzero(): the host never waits for the device
+        turn = (host.cumsum(0) - 1) % (~host).sum().clamp(min=1)
+        partner = torch.where(host, others_first[turn], partner)
+    return partner
+
+
+def drawn(image: Tensor, cells: Tensor) -> NDArray[np.uint8]:
+    """The image (3, H, W) with all but the cells (H, W) darkened, (H, W, 3)."""
+    shown = image * torch.where(cells, 1.0, 0.35)
+    return cast(NDArray[np.uint8], (255 * shown).round().byte().permute(1, 2, 0).cpu().numpy())

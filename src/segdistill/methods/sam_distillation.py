@@ -1,0 +1,157 @@
+"""KnowSAM's SKD (Huang et al., TMI 2025) as a part: SAM, prompted by a student and taught by the labels, teaches it.
+
+Any method with a student can hold one: it adds SAM's own supervised loss and a distillation term on the student's
+logits. A gate, which is ours, keeps a SAM that knows less than the student from teaching: on labelled rows only pixels
+where SAM is right are distilled, and none anywhere while SAM's running Dice on labelled rows is behind the student's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from ..losses.consistency import ramp_up
+from ..losses.distillation import distillation_kl
+from ..losses.segmentation import annotated_logits, dice_cross_entropy
+from ..models.knowsam_teacher import knowsam_teacher
+from ..models.sam import WITHOUT_WEIGHTS
+from ..models.sam_weights import find_sam
+from ..types import Batch, Task
+
+LEAST = 128  # pixels: below, SAM's grid of 16-pixel tokens says little, and psi's pooling leaves one cell
+MARGIN = 0.02  # how far SAM's Dice may lie behind
+MEMORY = 0.99  # of the running Dice
+
+
+@dataclass(frozen=True)
+class Skd:
+    """Settings of the part; a method's config names those that its users may change."""
+
+    teacher: str  # see models.knowsam_teacher
+    prompts: str = "tokens+dense"
+    whole_windows: bool = False
+    as_released: bool = False
+    hard: bool = False  # distil SAM's argmax (SC-SAM's variant) instead of its logits
+    temperature: float = 10.0  # released, losses.KDLoss(T=10)
+    learning_rate: float = 1e-4  # released
+    start: float = 0.15  # progress at which SAM starts to teach; published: 0, when it is random yet
+    full: float = 0.4  # published: 0
+    gated: bool = True  # published: no gate
+
+
+class SamDistillation(nn.Module):
+    """An adapted SAM, its prompts and its gate. Held by a method beside the student."""
+
+    running: Tensor
+    seen: Tensor
+    updates: Tensor
+    averaged = ("seen",)  # written by each process's forward; the engine averages them over processes
+
+    def __init__(self, settings: Skd, task: Task) -> None:
+        super().__init__()
+        self.settings = settings
+        self.size = sam_size(task.size)
+        self.teacher = knowsam_teacher(
+            settings.teacher,
+            self.size,
+            task.classes,
+            prompts=settings.prompts,
+            whole_windows=settings.whole_windows,
+            as_released=settings.as_released,
+        )
+        self.distil = hard_distillation if settings.hard else distillation_kl
+        self.register_buffer("seen", torch.zeros(2))  # Dice on this batch's labelled rows: SAM's, the student's
+        self.register_buffer("running", torch.zeros(2))
+        self.register_buffer("updates", torch.zeros(()))
+
+    def optimizer(self) -> Adam:
+        """Adam for what trains: adapters and prompts; all of a SAM without weights."""
+        return Adam([p for p in self.parameters() if p.requires_grad], lr=self.settings.learning_rate)
+
+    def forward(self, image: Tensor, z: Tensor) -> Tensor:
+        """SAM's logits z_s (B, C, H, W) for an image (B, 3, H, W) and the student's logits z, of which no gradient."""
+        if image.shape[-2:] == self.size:
+            return self.teacher(image, z)  # type: ignore[no-any-return]
+        larger = F.interpolate(image, self.size, mode="bilinear")  # SAM's size is never the smaller one
+        z_s = self.teacher(larger, z)
+        return F.interpolate(z_s, image.shape[-2:], mode="bilinear")
+
+    def terms(self, batch: Batch, z: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_SAM + mu(t) KD into the logits z of one student, and both by name."""
+        z_s = self(batch.image, z)
+        self.observe(z_s, z, batch)
+        terms = {"sam": dice_cross_entropy(z_s, batch.mask, batch.labelled, batch.classes)}
+        if ramp_up(progress, self.settings.start, self.settings.full) == 0:
+            return terms["sam"], terms
+        terms["kd"] = self.kd(z, z_s, batch)
+        return terms["sam"] + self.weight(progress) * terms["kd"], terms
+
+    def weight(self, progress: float) -> float | Tensor:
+        """mu: the ramp, times 0 while the gate is shut."""
+        s = self.settings
+        ramp = ramp_up(progress, s.start, s.full)
+        return ramp * self.ahead().float() if s.gated and ramp else ramp
+
+    def ahead(self) -> Tensor:
+        """Scalar bool: SAM's running Dice is at most MARGIN behind the student's."""
+        return self.running[0] >= self.running[1] - MARGIN
+
+    def kd(self, z: Tensor, z_s: Tensor, batch: Batch) -> Tensor:
+        """Distillation into logits z (B, C, H, W); on labelled rows only where SAM is right."""
+        known, taught = annotated_logits(z, batch.classes), annotated_logits(z_s.detach(), batch.classes)
+        weight = None
+        if self.settings.gated:
+            wrong = (taught.argmax(1) != batch.mask) & batch.labelled[:, None, None]
+            weight = (~wrong).float()
+        return self.distil(known, taught, self.settings.temperature, weight)
+
+    @torch.no_grad()
+    def observe(self, z_s: Tensor, z: Tensor, batch: Batch) -> None:
+        """Remember how good both are on this batch's labelled rows."""
+        dice = torch.stack([pooled_dice(logits, batch) for logits in (z_s, z)])
+        self.seen.copy_(torch.where(batch.labelled.any(), dice, self.running))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Once per optimizer update."""
+        self.updates += 1
+        self.running.lerp_(self.seen, 1 - (1 - 1 / self.updates).clamp(max=MEMORY))
+
+
+def require_sam(teacher: str) -> None:
+    """UserError where the teacher is neither without weights nor to be had: before a run exists that needs it."""
+    if teacher not in ("none", *WITHOUT_WEIGHTS):
+        find_sam(teacher)
+
+
+def part(teacher: str, task: Task) -> SamDistillation | None:
+    """The part with its default settings, for methods that only name a teacher; None for `none`."""
+    return None if teacher == "none" else SamDistillation(Skd(teacher), task)
+
+
+def sam_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The training size, rounded up to SAM's tokens; at least 128."""
+    height, width = (max(LEAST, -(-side // 16) * 16) for side in size)
+    return height, width
+
+
+def pooled_dice(logits: Tensor, batch: Batch) -> Tensor:
+    """Dice of the foreground classes over the pixels of all labelled rows; a class that is nowhere counts as found."""
+    rows = batch.labelled[:, None, None]
+    label = annotated_logits(logits, batch.classes).argmax(1)
+    scores = []
+    for k in range(1, logits.shape[1]):
+        found, there = (label == k) & rows, (batch.mask == k) & rows
+        scores.append((2 * (found & there).sum() + 1) / (found.sum() + there.sum() + 1))
+    return torch.stack(scores).mean()
+
+
+def hard_distillation(student: Tensor, teacher: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
+    """S against the teacher's argmax; the temperature is not used."""
+    everything: Any = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
+    return dice_cross_entropy(student, teacher.argmax(1), everything[:, 0], everything, weight=weight)

@@ -1,0 +1,359 @@
+"""KnowSAM: what reaches what, what is off when it is off, UGDA by hand, and each row of released vs paper."""
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from sam_files import mini_sam, saved
+from toy import toy_data
+
+from segdistill.engine.logging import RunLog
+from segdistill.engine.randomness import seed_everything
+from segdistill.engine.settings import Settings
+from segdistill.engine.trainer import Trainer
+from segdistill.methods.knowsam import KnowSAM, KnowSAMConfig, partners, uncertain_cells
+from segdistill.methods.sam_distillation import SamDistillation, Skd, sam_size
+from segdistill.models.aggregation import HybridAggregation
+from segdistill.models.statistics import untracked_statistics
+from segdistill.types import Batch, Task
+
+TASK = Task(2, (32, 32), ("",), 6, 4)
+OFF = {"kd": "none", "entropy_weight": 0.0, "agreement": "none", "mix_cells": 0}
+
+
+def build(classes=2, size=(32, 32), **settings):
+    seed_everything(0)
+    config = KnowSAMConfig(**{"teacher": "tiny", "mix_confidence": 0.0, **settings})
+    return KnowSAM(config, Task(classes, size, ("",), 6, 4))
+
+
+def batch(labelled=2, others=3, classes=2, size=(32, 32)):
+    torch.manual_seed(0)
+    rows = labelled + others
+    image = torch.rand(rows, 3, *size)
+    mask = torch.randint(0, classes, (rows, *size))
+    known = torch.arange(rows) < labelled
+    zeros = torch.zeros(rows, dtype=torch.long)
+    return Batch(
+        image, None, mask * known[:, None, None], known, torch.ones(rows, classes, dtype=torch.bool), zeros, zeros
+    )
+
+
+def reached(method, term):
+    """Which parts a term's gradient reaches."""
+    parts = {"unet": method.trio.unet, "vnet": method.trio.vnet, "ham": method.trio.aggregation, "sam": method.sam}
+    named = {name: list(part.parameters()) for name, part in parts.items()}
+    flat = [p for parameters in named.values() for p in parameters]
+    grads = dict(zip(map(id, flat), torch.autograd.grad(term, flat, retain_graph=True, allow_unused=True), strict=True))
+    moved = {n: any((g := grads[id(p)]) is not None and g.abs().max() > 0 for p in ps) for n, ps in named.items()}
+    return {name for name, hit in moved.items() if hit}
+
+
+TRIO = {"unet", "vnet", "ham"}
+REACHED = {
+    "unet": {"unet"},
+    "vnet": {"vnet"},
+    "fusion": TRIO,  # not detached, as released
+    "sam": {"sam"},  # the mask prompt is detached
+    "kd": {"unet", "vnet"},
+    "entropy": {"unet", "vnet"},
+    "consistency": {"unet", "vnet"},
+    "mix_sup": {"unet", "vnet"},
+    "mix_fusion": TRIO,
+    "mix_entropy": {"unet", "vnet"},
+    "mix_consistency": {"unet", "vnet"},
+    "mix_pseudo": {"unet", "vnet"},
+}
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_every_term_reaches_what_it_should_and_nothing_else(classes):
+    method = build(classes)
+    output = method.step(batch(classes=classes), 0.6)
+    assert {name: reached(method, term) for name, term in output.terms.items()} == REACHED
+
+
+def test_one_backward_is_that_of_each_learner():
+    """Subnets and SAM meet only through detach(): the sum's gradient is each learner's own."""
+    method = build()
+    output = method.step(batch(), 0.6)
+    sam = list(method.sam.parameters())
+    whole = torch.autograd.grad(output.loss, sam, retain_graph=True, allow_unused=True)
+    own = torch.autograd.grad(output.terms["sam"], sam, retain_graph=True, allow_unused=True)
+    for a, b in zip(whole, own, strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_only_supervised_terms_act_at_first():
+    method = build()
+    assert set(method.step(batch(), 0.1).terms) == {"unet", "vnet", "fusion", "sam"}
+    assert "mix_sup" not in method.step(batch(), 0.2).terms
+    assert "kd" in method.step(batch(), 0.2).terms
+
+
+def trained(folder, **settings):
+    folder.mkdir()
+    seed_everything(0)
+    config = KnowSAMConfig(labelled_batch=3, other_batch=2, warm_up=1, **settings)
+    method = KnowSAM(config, TASK)
+    made = Settings(seed=3, device="cpu", precision="32", iterations=4, validate_every=4)
+    with RunLog(folder, Console(quiet=True)) as log:
+        trainer = Trainer(method, toy_data(), made, folder, "cpu", log)
+        trainer.start()
+        trainer.run()
+    return method.trio.state_dict()
+
+
+def test_without_unsupervised_terms_it_is_the_supervised_trio_bit_for_bit(tmp_path):
+    plain = trained(tmp_path / "plain", teacher="none", **OFF)
+    beside = trained(tmp_path / "beside", teacher="tiny", **OFF)
+    assert all(torch.equal(value, beside[key]) for key, value in plain.items())
+    taught = trained(tmp_path / "taught", teacher="tiny")
+    assert any(not torch.equal(value, taught[key]) for key, value in plain.items())
+
+
+@pytest.mark.parametrize("student", ["fused", "mean", "unet", "vnet"])
+def test_any_of_four_students_ships(student):
+    method = build(student=student).eval()
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        a, b, fused = method.trio.branches(image)
+        expected = {"fused": fused, "mean": (a + b) / 2, "unet": a, "vnet": b}[student]
+        assert torch.equal(method.student(image), expected)
+        assert set(method.watched(image, None)) == {"fused", "mean", "unet", "vnet", "sam"} - {student}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"teacher": "none"},
+        {"aggregation": "mean"},
+        {"mix_cells": 0},
+        {"kd": "hard"},
+        {"kd": "none"},
+        {"agreement": "cps"},
+        *({"prompts": prompts} for prompts in ("none", "mask", "tokens")),
+        {"window": "whole"},
+        {"optimizer": "sgd", "learning_rate": 0.01},
+        {"gate": False, "mix_labels": "sam", "mix_tracks": True, "mix_where": "lowest", "aggregation": "replaces"},
+        {"as_released": True},
+    ],
+)
+def test_every_field_does_something(settings):
+    """The default's loss and gradient differ from the ablation's; both are finite."""
+    losses = []
+    for chosen in ({}, settings):
+        method = build(**chosen)
+        for parameter in method.parameters():  # what starts at zero must not hide a path
+            if parameter.requires_grad and not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
+        seed_everything(1)
+        output = method.step(batch(), 0.6)
+        output.loss.backward()
+        optimizers = method.stages()[0].optimizers
+        kinds = tuple(type(one).__name__ for one in optimizers)
+        losses.append((float(output.loss.detach()), frozenset(output.terms), kinds))
+        assert np.isfinite(losses[-1][0])
+    if settings != {"window": "whole"}:  # tiny sees the whole grid anyway
+        assert losses[0] != losses[1]
+
+
+# --- UGDA ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_most_uncertain_cells_are_chosen_by_hand():
+    z = torch.full((1, 2, 8, 8), 0.0)
+    z[:, 1] = 9.0  # sure everywhere
+    z[0, 1, 0:2, 0:2] = 0.0  # but here
+    z[0, 1, 6:8, 4:6] = 1.0  # and here, a little less
+    cells = uncertain_cells(z, 2)
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[0:2, 0:2] = expected[6:8, 4:6] = True
+    assert torch.equal(cells[0], expected)
+    assert not (uncertain_cells(z, 14, lowest=True)[0] & expected).any()
+
+
+@pytest.mark.parametrize("size", [(30, 45), (17, 64)])
+def test_cells_of_any_size_cover_their_share(size):
+    cells = uncertain_cells(torch.randn(3, 3, *size), 5)
+    assert cells.shape == (3, *size)
+    share = cells.float().mean((1, 2))
+    assert ((share > 0.2) & (share < 0.45)).all()  # 5 of 16, up to uneven cells
+
+
+def test_partners_cycle_where_the_halves_differ():
+    labelled = torch.tensor([True, False, True, True, False])
+    assert partners(labelled).tolist() == [1, 0, 4, 1, 2]
+
+
+def test_mixing_moves_pixels_and_labels_together():
+    method = build(mix_confidence=0.8)
+    made = batch(2, 1)
+    source = torch.randn(3, 2, 32, 32) * 3
+    z_f = torch.randn(3, 2, 32, 32)
+    mixed = method.mixed(made, z_f, source)
+    cells, partner = uncertain_cells(z_f, 5), [2, 2, 0]
+    confidence, guess = source.softmax(1).max(1)
+    label = torch.stack([made.mask[0], made.mask[1], guess[2]])
+    sure = torch.stack([torch.ones(32, 32), torch.ones(32, 32), (confidence[2] >= 0.8).float()])
+    for i, p in enumerate(partner):
+        for y, x in ((3, 3), (15, 20), (31, 0), (9, 30)):
+            j = p if cells[i, y, x] else i
+            assert torch.equal(mixed.image[i, :, y, x], made.image[j, :, y, x])
+            assert mixed.label[i, y, x] == label[j, y, x]
+            assert mixed.weight[i, y, x] == sure[j, y, x]
+
+
+def test_mixed_images_leave_the_statistics_alone():
+    for tracks in (False, True):
+        method = build(mix_tracks=tracks, mix_from=0.0)
+        norm = next(m for m in method.trio.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        method.step(batch(), 0.6)
+        assert norm.num_batches_tracked == (2 if tracks else 1)
+
+
+def test_untracked_statistics_normalise_by_the_batch():
+    norm = torch.nn.BatchNorm2d(2)
+    image = torch.randn(4, 2, 5, 5) * 3 + 1
+    before = {k: v.clone() for k, v in norm.state_dict().items()}
+    with untracked_statistics(norm):
+        seen = norm(image)
+    assert all(torch.equal(v, before[k]) for k, v in norm.state_dict().items())
+    assert torch.equal(seen, norm(image))
+
+
+def test_pseudo_labels_come_from_the_better_one():
+    method = build()
+    z_f, z_s = torch.randn(1, 2, 8, 8), torch.randn(1, 2, 8, 8)
+    method.sam.running.copy_(torch.tensor([0.9, 0.5]))
+    assert torch.equal(method.pseudo(z_f, z_s), z_s)
+    method.sam.running.copy_(torch.tensor([0.4, 0.5]))
+    assert torch.equal(method.pseudo(z_f, z_s), z_f)
+    assert torch.equal(build(mix_labels="sam").pseudo(z_f, z_s), z_s)
+    assert torch.equal(build(teacher="none").pseudo(z_f, None), z_f)
+
+
+# --- SAM and its gate -----------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_sam_does_not_teach_on_labelled_pixels():
+    method = build()
+    made = batch(1, 1)
+    z_s = torch.zeros(2, 2, 32, 32)
+    z_s[:, 1] = 5.0  # foreground everywhere
+    z = torch.randn(2, 2, 32, 32, requires_grad=True)
+    method.sam.kd(z, z_s, made).backward()
+    wrong = made.mask[0] == 0
+    assert z.grad[0][:, wrong].abs().max() == 0
+    assert z.grad[0][:, ~wrong].abs().min() > 0
+    assert z.grad[1].abs().min() > 0  # unlabelled: nobody knows
+
+
+def test_the_gate_shuts_when_sam_falls_behind_and_opens_again():
+    sam = build().sam
+    made = batch(2, 2)
+    right = torch.nn.functional.one_hot(made.mask, 2).movedim(-1, 1) * 10.0
+    for good, bad in ((right, -right), (-right, right)):
+        for _ in range(200):
+            sam.observe(good, bad, made)
+            sam.update()
+        assert bool(sam.ahead()) == (good is right)
+        assert float(sam.weight(0.5)) == (1.0 if good is right else 0.0)
+    assert sam.running[1] > 0.8
+    state = sam.running.clone()
+    sam.observe(right, right, batch(0, 4))  # no labels: nothing is learnt about either
+    sam.update()
+    torch.testing.assert_close(sam.running, state)
+
+
+def test_a_loaded_sam_stays_byte_equal_and_only_its_adapters_train(tmp_path):
+    path = saved(tmp_path / "sam.pth", mini_sam())
+    method = build(teacher=path, size=(128, 128))
+    frozen = {k: p.detach().clone() for k, p in method.sam.named_parameters() if getattr(p, "frozen", False)}
+    moving = {k: p.detach().clone() for k, p in method.sam.named_parameters() if not getattr(p, "frozen", False)}
+    stage = method.stages()[0]
+    output = method.step(batch(2, 1, size=(128, 128)), 0.6)
+    output.loss.backward()
+    for optimizer in stage.optimizers:
+        optimizer.step()
+    now = dict(method.sam.named_parameters())
+    assert frozen
+    assert all(torch.equal(value, now[key]) for key, value in frozen.items())
+    assert any(not torch.equal(value, now[key]) for key, value in moving.items())
+    held = {id(p) for optimizer in stage.optimizers for p in optimizer.state}
+    assert not held & {id(now[key]) for key in frozen}
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((32, 32), (128, 128)), ((128, 200), (128, 208)), ((96, 257), (128, 272))]
+)
+def test_sam_sees_a_size_that_it_can_take(size, expected):
+    assert sam_size(size) == expected
+    sam = SamDistillation(Skd("tiny"), Task(3, size, ("",), 1, 1))
+    with torch.no_grad():
+        assert sam(torch.rand(1, 3, *size), torch.zeros(1, 3, *size)).shape == (1, 3, *size)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (128, 144)])
+def test_a_step_in_bf16(size):
+    """As Fabric runs it: the image arrives in bf16."""
+    method = build(size=size)
+    made = batch(2, 1, size=size)
+    made = made._replace(image=made.image.bfloat16())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = method.step(made, 0.6)
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+
+
+# --- released vs paper ----------------------------------------------------------------------------------------------
+
+
+def test_as_released_the_vnet_learns_nothing_from_the_unet():
+    method = build(as_released=True, aggregation="replaces", gate=False)
+    terms = method.step(batch(), 0.6).terms
+    assert reached(method, terms["consistency"]) == {"unet"}
+
+
+def test_as_released_the_certain_cells_are_overwritten():
+    z_f = torch.randn(3, 2, 32, 32)
+    made, source = batch(2, 1), torch.randn(3, 2, 32, 32)
+    released = build(as_released=True).mixed(made, z_f, source)
+    cells = uncertain_cells(z_f, 5, lowest=True)
+    assert torch.equal(
+        released.image[0] != made.image[0], cells[0].expand(3, -1, -1) & (made.image[2] != made.image[0])
+    )
+
+
+def test_as_released_the_fusion_replaces_and_sam_starts_with_random_adapters():
+    method = build(as_released=True, aggregation="replaces")
+    assert isinstance(method.trio.aggregation, HybridAggregation)
+    made, z = batch(1, 0), torch.zeros(1, 2, 32, 32)
+    adapters = [p for k, p in method.sam.named_parameters() if ".after." in k or ".beside." in k]
+    assert all(p.any() for p in adapters if p.ndim > 1)
+    default = build()
+    assert not all(p.any() for k, p in default.sam.named_parameters() if ".up.weight" in k)
+    assert torch.isfinite(method.sam(made.image, z)).all()
+
+
+def test_as_released_a_hole_erases_the_label():
+    made = batch(4, 0)._replace(mask=torch.ones(4, 32, 32, dtype=torch.long))
+    torch.manual_seed(0)
+    erased = build(as_released=True).stages()[0].augment(made)
+    torch.manual_seed(0)
+    kept = build().stages()[0].augment(made)
+    black = (erased.image == 0).all(1)
+    assert torch.equal(erased.image, kept.image)
+    assert (erased.mask[black] == 0).all()
+    assert (kept.mask[black] == 1).any()
+
+
+def test_the_loss_is_the_sum_that_the_paper_writes():
+    method = build(gate=False)
+    output = method.step(batch(), 0.9)
+    t = output.terms
+    expected = (t["unet"] + t["vnet"]) / 2 + t["fusion"] + t["sam"] + t["kd"] + 0.9 * t["entropy"] + t["consistency"]
+    expected = (
+        expected + t["mix_sup"] + t["mix_fusion"] + 0.9 * t["mix_entropy"] + t["mix_consistency"] + t["mix_pseudo"]
+    )
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
