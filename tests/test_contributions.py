@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import make_set
 from test_cli import FAST
 
 from segdistill.cli import main
@@ -109,3 +110,28 @@ def test_the_report_shows_it_all(talked):
         "Dice on training images whose masks the budget hides",
     ):
         assert phrase in plain, phrase
+
+
+def test_all_of_it_over_several_sets(tmp_path, monkeypatch):
+    """Each student is scored by each set's own masks; what is watched is a mean over modalities, as the scored one."""
+    monkeypatch.setitem(METHODS, "talking", Talking)
+    folders = [make_set(tmp_path / name, count=12, size=40, seed=i) for i, name in enumerate("AB")]
+    words = ["train", *map(str, folders), "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
+    fast = [word.replace("supervised", "talking") for word in FAST]
+    assert main([*words, "--method", "talking", "--labelled", "4", *fast]) == 0
+    words = ["evaluate", str(tmp_path / "run" / "students" / "vnet"), "--out", str(tmp_path / "scores")]
+    tested = []
+    for folder in folders:
+        splits = tmp_path / "run" / "data" / "sets" / folder.name / "splits.csv"
+        rows = list(csv.DictReader(splits.open(encoding="utf-8")))
+        lines = [f"{folder / row['image']},{folder / row['mask']},{row['split']}" for row in rows if row["mask"]]
+        tested.append(tmp_path / f"{folder.name}.csv")
+        tested[-1].write_text("\n".join(["image,mask,split", *lines]), encoding="utf-8")
+    assert main([*words[:2], *map(str, tested), *words[2:]]) == 0
+    mean = summary(tmp_path / "scores")["mean"]["dice"]["mean"]
+    assert summary(tmp_path / "run")["students"]["vnet"]["dice"]["mean"] == mean
+    log = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    validated = [line for line in map(json.loads, log) if "validation" in line]
+    assert all({"dice@A", "dice@B"} <= line["validation"].keys() for line in validated)
+    assert all(line["hidden"].keys() == {"student", "vnet"} for line in validated)
+    assert "4 labelled rows of 8, 2 validations" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

@@ -31,6 +31,7 @@ A large promptable segmentation model and a handful of masks in; a small, prompt
 
 examples:
   segdistill train DATA --labelled 60 --size 128 --out runs/first
+  segdistill train A B C --modality A=dermoscopy --modality B=xray
   segdistill train --resume runs/first
   segdistill predict runs/first IMAGES --out masks
   segdistill export runs/first --out student.onnx
@@ -39,7 +40,7 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code: 0, 1 (something was skipped), 2 (unusable input), 128 + signal."""
-    words = _underscored(list(sys.argv[1:] if arguments is None else arguments))
+    words = _gathered(_underscored(list(sys.argv[1:] if arguments is None else arguments)))
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
@@ -78,8 +79,10 @@ def _train(words: list[str]) -> int:
 
     name = _chosen_method(words)
     parser = _parser("train", "Train a student on a data folder, score it once on the test split, write a report.")
-    parser.add_argument("folder", type=Path, nargs="?", help="folder with images/ and masks/, or a CSV manifest")
-    parser.add_argument("--data", type=Path, help="the same, as a run's config.yaml says it")
+    parser.add_argument(
+        "folders", type=Path, nargs="*", help="folder with images/ and masks/, or a CSV manifest; or several"
+    )
+    parser.add_argument("--data", type=str | list[str], help="the same, as a run's config.yaml says it")
     parser.add_argument("--out", type=Path, help="run folder to create (default: runs/NAME-METHOD-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="carry on the run in this folder")
     parser.add_argument("--config", action="config", help="YAML file of settings: a recipe, or a run's config.yaml")
@@ -91,8 +94,8 @@ def _train(words: list[str]) -> int:
             raise UserError("--resume RUN stands alone: a run goes on with the settings it began with")
         resume(given.resume)
         return 0
-    data = given.folder or given.data
-    if data is None:
+    data = given.folders or given.data
+    if not data:
         raise UserError("train needs a data folder: segdistill train DATA, or --resume RUN")
     built: Namespace = parser.instantiate(given)
     options = TrainOptions(**{key: built[key] for key in TrainOptions.__dataclass_fields__})
@@ -124,7 +127,9 @@ def _evaluate(words: list[str]) -> int:
 
     parser = _parser("evaluate", "Score a student, or a folder of any tool's masks, at the original resolution.")
     parser.add_argument("student", help="a student's or run's folder, an .onnx file, or a folder of predicted masks")
-    parser.add_argument("data", help="data folder or manifest; beside masks also a plain folder of reference masks")
+    parser.add_argument(
+        "data", nargs="+", help="data folders or manifests; beside masks also a plain folder of reference masks"
+    )
     parser.add_argument("--out", "-o", help="folder for scores.csv, summary.json and, for a student, report.html")
     _call(parser, evaluate, words)
     return 0
@@ -184,8 +189,9 @@ def _check(words: list[str]) -> int:
     parser = _parser(
         "check", "Look for what would spoil a training or its scores; exit code 1 where there is an error."
     )
-    parser.add_argument("data", help="data folder or manifest")
-    if any(word.partition("=")[0] == "--show_augment" for word in words):
+    showing = any(word.partition("=")[0] == "--show_augment" for word in words)
+    parser.add_argument("data", nargs=None if showing else "+", help="data folder or manifest; or several")
+    if showing:
         parser.add_argument(
             "--show_augment", dest="preset", required=True, help="weak, strong, weak_strong, evaluation"
         )
@@ -218,6 +224,9 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
+PER_SET = ("--classes", "--threshold", "--labelled", "--modality")  # may be given once per data set
+
+
 def _parser(verb: str, description: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
@@ -240,6 +249,19 @@ def _parse(parser: ArgumentParser, words: list[str]) -> Any:
         return parser.parse_args(words)
     except ArgumentError as error:
         raise UserError(f"{' '.join(str(error).split())}; see {parser.prog} --help") from None
+
+
+def _gathered(words: list[str]) -> list[str]:
+    """--classes A=x --classes B=y is --classes "A=x; B=y"; without an = the last one holds, as of every option."""
+    for option in PER_SET:
+        at = [
+            i for i, word in enumerate(words) if word.partition("=")[0] == option and (word != option or words[i + 1 :])
+        ]
+        values = [words[i + 1] if words[i] == option else words[i].partition("=")[2] for i in at]
+        if len(at) > 1 and any("=" in value for value in values):
+            taken = {place for i in at for place in ((i, i + 1) if words[i] == option else (i,))}
+            words = [word for i, word in enumerate(words) if i not in taken] + [f"{option}={'; '.join(values)}"]
+    return words
 
 
 def _underscored(words: list[str]) -> list[str]:

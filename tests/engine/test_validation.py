@@ -1,4 +1,4 @@
-"""What a validation counts: oracle, Dice by hand on the cache's arrays."""
+"""What a validation counts: oracle, Dice by hand on the cache's arrays. Of several sets no modality is drowned."""
 
 from pathlib import Path
 
@@ -77,3 +77,76 @@ def test_a_training_batch_never_carries_what_the_budget_hides():
             assert not batch.mask[~batch.labelled].any()
             assert batch.mask[batch.labelled].any()
     assert batches.dataset.truth_for_reports(np.arange(6, 10)).any()
+
+
+class Ones(torch.nn.Module):
+    """Says class 1 everywhere."""
+
+    def forward(self, image, modality=None):
+        logits = torch.zeros(len(image), 3, *image.shape[-2:])
+        logits[:, 1] = 1
+        return logits
+
+
+def several(rows):
+    """Validation rows of (data set, modality, class everywhere in the mask); with "hidden", training rows."""
+    masks = np.stack([np.full((4, 4), label, np.uint8) for _, _, label, *_ in rows])
+    made = [
+        Row(Path(str(i)), None, "train", modality=modality, dataset=name, hidden=Path("m"))
+        if hidden
+        else Row(Path(str(i)), Path("m"), "val", modality=modality, dataset=name)
+        for i, (name, modality, _, *hidden) in enumerate(rows)
+    ]
+    marks = {"A": (True, True, False), "B": (True, False, True)}
+    cache = Cache(np.zeros((len(rows), 4, 4, 3), np.uint8), masks, "")
+    return Dataset(cache, made, ("background", "a", "b"), tuple(sorted({m for _, m, *_ in rows})), marks)
+
+
+def test_a_class_that_a_set_does_not_annotate_costs_nothing():
+    rows = [("A", "", 1), ("B", "", 0)]  # in B, "a" everywhere: nobody knows whether it is there
+    scores = validate(Ones(), several(rows), torch.device("cpu")).scores
+    assert scores == {"dice": 1.0, "dice_a": 1.0}
+
+
+def test_every_modality_counts_once():
+    rows = [("A", "xray", 1)] * 9 + [("B", "fundus", 2)]
+    scores = validate(Ones(), several(rows), torch.device("cpu")).scores
+    assert scores == {"dice": 0.5, "dice@fundus": 0.0, "dice@xray": 1.0, "dice_a": 1.0, "dice_b": 0.0}
+
+
+def test_a_single_set_is_scored_by_image():
+    rows = [("A", "xray", 1)] * 3 + [("A", "fundus", 0)]
+    scores = validate(Ones(), several(rows), torch.device("cpu")).scores
+    assert scores == {"dice": pytest.approx(0.75), "dice_a": pytest.approx(0.75)}
+
+
+def twos(image, modality):
+    """Another prediction: class 2 everywhere."""
+    logits = torch.zeros(len(image), 3, *image.shape[-2:])
+    logits[:, 2] = 1
+    return {"twos": logits}
+
+
+def test_what_is_watched_and_hidden_counts_as_the_scored():
+    """Classes that a set does not annotate cost nothing there, and every modality counts once."""
+    rows = [("A", "xray", 1)] * 9 + [("B", "fundus", 2)]
+    rows += [(*row, "hidden") for row in [*rows, ("A", "xray", 0), ("B", "fundus", 0)]]
+    found = validate(Ones(), several(rows), torch.device("cpu"), watched=twos)
+    assert found.scores["dice"] == 0.5
+    assert found.watched == {"twos": 0.5}
+    # of class 1 everywhere: A has 9 of 10 right; in B only its own class 2 is asked for, and is missed once
+    assert found.hidden == {"student": pytest.approx(0.45), "twos": pytest.approx((0 + 0.5) / 2)}
+
+
+def test_hidden_rows_of_every_modality_are_seen(monkeypatch):
+    """A small set is not left out because another one is large."""
+    monkeypatch.setattr(validation, "HIDDEN", 4)
+    rows = [("A", "xray", 1)] + [("A", "xray", 1, "hidden")] * 30 + [("B", "fundus", 2, "hidden")] * 3
+    seen = []
+
+    def watching(image, modality):
+        seen.append(modality.tolist())
+        return {}
+
+    validate(Ones(), several(rows), torch.device("cpu"), watched=watching)
+    assert seen == [[1], [0, 0, 1, 1]]

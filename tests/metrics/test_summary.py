@@ -178,3 +178,49 @@ def test_two_rows_for_one_image_are_refused():
 def test_no_rows():
     with pytest.raises(UserError, match="nothing to score"):
         summarise([], class_names=NAMES)
+
+
+def two_modalities():
+    """Four images of Dice 1 or 0 by x-ray, twelve by ultrasound; classes that only one of them annotates."""
+    data = []
+    for i, (modality, right) in enumerate([("xray", i < 3) for i in range(4)] + [("us", i < 3) for i in range(12)]):
+        known = [True, modality == "xray", modality == "us"]
+        k = 1 if modality == "xray" else 2
+        prediction = mask(0) * k if right else mask(1) * k
+        data += [
+            row | {"modality": modality}
+            for row in rows(prediction, mask(0) * k, f"{i}.png", classes=3, annotated=known, dataset="d")
+        ]
+    return data
+
+
+def test_each_modality_counts_once_in_the_macro_mean():
+    summary = summarise(two_modalities(), class_names=["background", "lung", "tumour"])
+    means = {name: part["mean"]["dice"]["mean"] for name, part in summary["modalities"].items()}
+    assert means == {"us": 0.25, "xray": 0.75}
+    assert summary["mean"]["dice"]["mean"] == pytest.approx(6 / 16)
+    assert summary["macro"]["dice"]["mean"] == 0.5
+    assert summary["macro"]["dice"]["n"] == 2
+    assert list(summary["modalities"]["us"]["classes"]) == ["tumour"]
+    assert "datasets" not in summary
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_the_macro_interval_resamples_within_each_modality():
+    """Oracle: the mean of two independent binomial means, its quantiles from their exact joint distribution."""
+    from scipy.stats import binom
+
+    dice = summarise(two_modalities(), class_names=["background", "lung", "tumour"], resamples=20000)["macro"]["dice"]
+    x, u = np.arange(5), np.arange(13)
+    values = (x[:, None] / 4 + u / 12) / 2
+    weights = binom.pmf(x, 4, 0.75)[:, None] * binom.pmf(u, 12, 0.25)
+    order = np.argsort(values.ravel())
+    reached = np.cumsum(weights.ravel()[order])
+    low, high = (values.ravel()[order][np.searchsorted(reached, level)] for level in (0.025, 0.975))
+    assert (dice["low"], dice["high"]) == pytest.approx((low, high), abs=1 / 24 + 1e-9)
+
+
+def test_a_modality_of_one_image_leaves_the_macro_without_an_interval():
+    data = [row for row in two_modalities() if row["modality"] == "us" or row["image"] == "0.png"]
+    dice = summarise(data, class_names=["background", "lung", "tumour"])["macro"]["dice"]
+    assert (dice["mean"], dice["low"], dice["high"]) == (0.625, None, None)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..types import UserError
-from .data import read_mapping
-from .options import TrainOptions, parse_classes, parse_size
+from .options import parse_size
 from .runs import write_json
-from .terminal import bar, console
+from .terminal import console
 
 if TYPE_CHECKING:
     from ..data.audit import Audit
@@ -21,10 +20,10 @@ TILE, TILES, COLUMNS = 160, 30, 6  # of the thumbnail sheet: pixels, pictures, p
 
 
 def check(
-    data: Path | str,
+    data: Path | str | Sequence[Path | str],
     *,
     classes: str | None = None,
-    threshold: int | None = None,
+    threshold: int | str | None = None,
     json: str | None = None,
     sheet: Path | None = None,
     threads: int | None = None,
@@ -32,9 +31,9 @@ def check(
     """Decode every image and mask once and show what would spoil a training or its scores.
 
     Args:
-        data: Data folder or manifest.
-        classes: Class names, background first, separated by commas.
-        threshold: Mask values above it are foreground.
+        data: Data folder or manifest; or several, to find copies across them.
+        classes: Class names, background first, separated by commas; of several sets as "A=background,polyp; B=...".
+        threshold: Mask values above it are foreground; or as "A=127; B=0".
         json: Also write facts and findings as JSON to this file; "-" prints them, and nothing else.
         sheet: Also write a contact sheet: the images of the findings first, mask outlines drawn.
         threads: Decoding threads. None: one per core.
@@ -42,27 +41,21 @@ def check(
     Raises:
         UserError: No data set there, or a file that cannot be written. What is wrong with images is a finding.
     """
-    from ..data.audit import audit
-    from ..data.manifest import load_manifest
+    from ..data.audit import judge_sets
+    from .data import inspect_sets, load_sets, named_sets
 
-    manifest = load_manifest(Path(data))
-    with bar("reading images and masks") as progress:
-        result = audit(
-            manifest.rows,
-            classes=parse_classes(classes),
-            threshold=threshold,
-            root=manifest.root,
-            threads=threads,
-            on_progress=progress,
-        )
+    sets = load_sets([Path(one) for one in ([data] if isinstance(data, str | Path) else data)])
+    rows = [row for one in sets for row in one.rows]
+    said = named_sets(sets, classes, threshold)
+    result = judge_sets(rows, inspect_sets(rows, said, threads), said)
     if json == "-":
         print(_as_text(result))
     else:
-        _show(manifest.name, result)
+        _show(", ".join(said), result)
     if json and json != "-":
         write_json(Path(json), result.to_json())
     if sheet:
-        _write_sheet(sheet, manifest.rows, result)
+        _write_sheet(sheet, rows, result)
         if json != "-":
             console.print(f"sheet: {sheet}", markup=False)
     return result
@@ -97,15 +90,16 @@ def show_augment(
         UserError: Unknown preset, unusable data.
     """
     from ..data.labels import colours
-    from ..data.manifest import load_manifest
     from ..formats import read_image, read_mask, resize_image, resize_labels, write_image
     from ..report.sheet import contact_sheet
     from ..transforms.presets import PRESETS
+    from .data import load_sets, named_sets, read_mappings
 
     if preset not in PRESETS:
         raise UserError(f"--show-augment {preset}: choose one of {', '.join(PRESETS)}")
-    rows = [row for row in load_manifest(Path(data)).rows if row.mask]
-    mapping = read_mapping(rows, TrainOptions(classes=classes, threshold=threshold))
+    sets = load_sets([Path(data)])
+    rows = [row for row in sets[0].rows if row.mask]
+    (mapping,) = read_mappings(rows, named_sets(sets, classes, threshold)).values()
     tiles: list[tuple[str, Any, Any]] = []
     for number, row in enumerate(rows[:: max(1, len(rows) // images)][:images]):
         assert row.mask
@@ -175,11 +169,18 @@ def _facts(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         height, width = sizes["commonest"]
         span = " to ".join("x".join(map(str, reversed(sizes[end]))) for end in ("smallest", "largest"))
         yield "width x height", f"{width}x{height}" if sizes["different"] == 1 else f"{span}, mostly {width}x{height}"
+    yield from _classes("", facts)
+    for name, part in facts.get("sets", {}).items():
+        yield name, f"{part['images']} images, {part['with mask']} with a mask; {', '.join(part['modalities'])}"
+        yield from _classes(f"{name}, ", part)
+
+
+def _classes(of: str, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for entry in facts["classes"] or ():
-        yield f"class {entry['name']}", f"{entry['pixels']:.2%} of pixels, in {entry['masks']:.1%} of masks"
+        yield f"{of}class {entry['name']}", f"{entry['pixels']:.2%} of pixels, in {entry['masks']:.1%} of masks"
 
 
-def _write_sheet(path: Path, rows: tuple[Row, ...], result: Audit) -> None:
+def _write_sheet(path: Path, rows: Sequence[Row], result: Audit) -> None:
     """A contact sheet of the findings' images, five of each kind, filled up with others evenly spread over the set."""
     from ..data.labels import colours
     from ..formats import write_image
@@ -191,7 +192,8 @@ def _write_sheet(path: Path, rows: tuple[Row, ...], result: Audit) -> None:
     tiles = [tile for number in numbers if (tile := _tile(rows[number], result)) is not None]
     if not tiles:
         raise UserError(f"{path}: no image can be read, so there is nothing to show")
-    write_image(path, contact_sheet(tiles, colours(len(result.mapping.classes) if result.mapping else 1), COLUMNS))
+    most = max((len(mapping.classes) for mapping in result.mappings.values()), default=1)
+    write_image(path, contact_sheet(tiles, colours(most), COLUMNS))
 
 
 def _tile(row: Row, result: Audit) -> tuple[str, Any, Any] | None:
@@ -203,10 +205,10 @@ def _tile(row: Row, result: Audit) -> tuple[str, Any, Any] | None:
         image = read_image(row.image)
     except UserError:
         return None
-    labels, mask = None, truth(row)
-    if mask and result.mapping:
+    labels, mask, mapping = None, truth(row), result.mappings.get(row.dataset)
+    if mask and mapping:
         try:
-            labels = resize_labels(read_labels(mask, result.mapping, image.shape[:2]), (TILE, TILE), "pad")
+            labels = resize_labels(read_labels(mask, mapping, image.shape[:2]), (TILE, TILE), "pad")
         except UserError:
             labels = None  # a finding says so
     return row.image.name, resize_image(image, (TILE, TILE), "pad"), labels

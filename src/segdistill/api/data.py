@@ -1,23 +1,26 @@
-"""A data folder made ready for training: rows, splits, budget, mask mapping, cache."""
+"""Data folders made ready for training: rows, splits, budget, mask mapping, cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
 
-from ..data.audit import Audit, audit
+from ..data.audit import Audit, Named, judge_sets
 from ..data.batches import Dataset
-from ..data.cache import open_cache, truth
-from ..data.labels import LabelMapping, build_mapping, scan_values
+from ..data.cache import join_caches, open_cache, truth
+from ..data.inspection import Seen, inspect
+from ..data.labels import LabelMapping, MaskValues, scan_values
 from ..data.manifest import load_manifest
-from ..data.rows import Row
+from ..data.rows import Manifest, Row
+from ..data.several import Source, join_manifests, join_mappings, marks_of, per_set
 from ..data.splits import apply_budget, assign_splits, load_splits, save_splits
 from ..data.volumes import read_neighbours, with_neighbours
 from ..types import UserError
-from .options import TrainOptions, parse_classes, parse_size
+from .options import TrainOptions, parse_classes, parse_size, parse_threshold
 from .runs import read_json, write_json
 from .terminal import bar, console
 
@@ -25,44 +28,131 @@ SPLITS = ("train", "val", "test")
 _UNUSABLE = ("unreadable", "size-mismatch", "broken-volume")
 
 
-def read_mapping(rows: Sequence[Row], options: TrainOptions) -> LabelMapping:
-    """Scan the masks and decide what each value means; shown on the terminal."""
-    masks = [mask for mask in map(truth, rows) if mask]
-    with bar("reading masks") as progress:
-        found = scan_values(masks, options.threads, progress, options.threshold)
-    mapping = build_mapping(found, parse_classes(options.classes))
-    console.print("mask values:\n  " + mapping.describe().replace("\n", "\n  "), markup=False)
-    return mapping
+@dataclass(frozen=True)
+class Loaded:
+    """The data of a run: its rows with their pixels, and the data sets they come from by name."""
+
+    dataset: Dataset
+    sources: dict[str, Source]
+    facts: dict[str, Any]  # name, hash
 
 
-def prepare_data(data: Path, run: Path, options: TrainOptions) -> None:
-    """Draw the splits and the label budget and write them with the mask mapping into the run folder."""
-    manifest = load_manifest(data)
-    if not any(row.mask for row in manifest.rows):
-        raise UserError(f"{data}: no image has a mask; give masks of the same name in masks/ for some of them")
-    rows = assign_splits(manifest, val=options.val, test=options.test, seed=options.seed)
-    budget = None if options.labelled is None else str(options.labelled)
-    rows = apply_budget(rows, budget, options.seed)
-    mapping = read_mapping(rows, options)
+def load_sets(folders: Sequence[Path], modality: str | None = None) -> list[Manifest]:
+    """The data sets of these folders or CSV files, each row named after its own; UserError as `load_manifest`."""
+    return join_manifests([load_manifest(folder) for folder in folders], modality)
+
+
+def named_sets(sets: Sequence[Manifest], classes: str | None, threshold: int | str | None) -> dict[str, Named]:
+    """Data set -> what the options say of its masks."""
+    names = [one.name for one in sets]
+    said, above = per_set(classes, names, "--classes"), per_set(threshold, names, "--threshold")
+    return {
+        one.name: Named(one.root, parse_classes(said.get(one.name)), parse_threshold(above.get(one.name)))
+        for one in sets
+    }
+
+
+def read_mappings(
+    rows: Sequence[Row], sets: Mapping[str, Named], threads: int | None = None
+) -> dict[str, LabelMapping]:
+    """Scan the masks and decide what each value means in each data set; shown on the terminal."""
+    found: dict[str, MaskValues] = {}
+    for name, said in sets.items():
+        masks = [mask for row in rows if row.dataset == name and (mask := truth(row))]
+        if masks or len(sets) == 1:
+            with bar("reading masks") as progress:
+                found[name] = scan_values(masks, threads, progress, said.threshold)
+    names = {name: said.classes for name, said in sets.items() if said.classes}
+    mappings = join_mappings(found, names)
+    for name, mapping in mappings.items():
+        of = f" of {name}" if len(sets) > 1 else ""
+        console.print(f"mask values{of}:\n  " + mapping.describe().replace("\n", "\n  "), markup=False)
+    return mappings
+
+
+def prepare_data(folders: Sequence[Path], run: Path, options: TrainOptions) -> None:
+    """Draw the splits and the label budgets and write them with the mask mappings into the run folder."""
+    sets = load_sets(folders, options.modality)
+    where = ", ".join(map(str, folders))
+    if not any(row.mask for one in sets for row in one.rows):
+        raise UserError(f"{where}: no image has a mask; give masks of the same name in masks/ for some of them")
+    budgets = per_set(options.labelled, [one.name for one in sets], "--labelled")
+    drawn = {one.name: _drawn(one, budgets.get(one.name), options, len(sets) > 1) for one in sets}
+    rows = [row for part in drawn.values() for row in part]
+    if len(sets) > 1:
+        _show_sets(sets, drawn)
+    said = named_sets(sets, options.classes, options.threshold)
+    mappings = read_mappings(rows, said, options.threads)
     if not any(row.split == "train" and row.mask for row in rows):
-        raise UserError(f"{data}: no labelled training image; give masks for some images of the training split")
+        raise UserError(f"{where}: no labelled training image; give masks for some images of the training split")
     if options.neighbours:
         _check_neighbours(rows)
-    findings = audit_rows(rows, manifest.root, options)
+    findings = audit_rows(rows, said, where, options)
     write_json(run / "data" / "check.json", findings.to_json())
-    save_splits(run / "data" / "splits.csv", rows, root=manifest.root)
-    write_json(run / "data" / "mapping.json", mapping.to_json())
-    write_json(run / "data" / "data.json", {"name": manifest.name, "root": str(manifest.root.resolve())})
+    for one in sets:
+        folder = _set_folder(run, one.name, len(sets))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_splits(folder / "splits.csv", drawn[one.name], root=one.root)
+        if one.name in mappings:
+            write_json(folder / "mapping.json", mappings[one.name].to_json())
+    facts: dict[str, Any] = {"name": ", ".join(one.name for one in sets)}
+    if len(sets) == 1:
+        facts["root"] = str(sets[0].root.resolve())
+    else:
+        facts["sets"] = {one.name: str(one.root.resolve()) for one in sets}
+    write_json(run / "data" / "data.json", facts)
+
+
+def _show_sets(sets: Sequence[Manifest], drawn: Mapping[str, Sequence[Row]]) -> None:
+    """A line per data set; a modality that is only the set's name is said to be that."""
+    for one in sets:
+        rows = drawn[one.name]
+        modalities = sorted({row.modality for row in rows})
+        shown = ", ".join("unknown, so its own" if name == one.name else name for name in modalities)
+        counts = ", ".join(f"{split} {len(part)}" for split, part in _by_split(rows))
+        console.print(f"{one.name}: modality {shown}; {counts}", markup=False, soft_wrap=True)
+
+
+def _drawn(one: Manifest, budget: str | None, options: TrainOptions, several: bool) -> tuple[Row, ...]:
+    """A data set's rows with their splits and its label budget, drawn as if it were alone."""
+    if several and not any(row.mask and row.split in ("", "train") for row in one.rows):  # nothing to draw from
+        return tuple(replace(row, split=row.split or "train") for row in one.rows)
+    try:
+        rows = assign_splits(one, val=options.val, test=options.test, seed=options.seed)
+        return apply_budget(rows, budget, options.seed)
+    except UserError as error:
+        raise UserError(f"{one.name}: {error}" if several else str(error)) from None
+
+
+def _set_folder(run: Path, name: str, count: int) -> Path:
+    """Where a run keeps what it knows of a data set: data/ if it is alone, else a folder of its own below."""
+    return run / "data" if count == 1 else run / "data" / "sets" / name
 
 
 def _check_neighbours(rows: Sequence[Row]) -> None:
     """Before anything is written: every row lies in a volume without gaps, and the first slice of each is grey."""
     around = with_neighbours(rows)
-    for row in {row.volume: row for row in rows}.values():
+    for row in {(row.dataset, row.volume): row for row in rows}.values():
         read_neighbours(around[row.image])
 
 
-def audit_rows(rows: Sequence[Row], root: Path, options: TrainOptions) -> Audit:
+def inspect_sets(rows: Sequence[Row], sets: Mapping[str, Named], threads: int | None) -> list[Seen]:
+    """Look at each file once, with its data set's threshold; rows of a set lie together, in the order of `sets`."""
+    seen: list[Seen] = []
+    with bar("reading images and masks") as progress:
+        for name, said in sets.items():
+            part = [row for row in rows if row.dataset == name]
+            done = len(seen)
+            seen += inspect(
+                part,
+                threshold=said.threshold,
+                threads=threads,
+                on_progress=lambda count, _, done=done: progress(done + count, len(rows)),  # type: ignore[misc]
+            )
+    return seen
+
+
+def audit_rows(rows: Sequence[Row], sets: Mapping[str, Named], where: str, options: TrainOptions) -> Audit:
     """Check the data as `segdistill check` does, before anything that a run stands on is written.
 
     Raises:
@@ -70,15 +160,8 @@ def audit_rows(rows: Sequence[Row], root: Path, options: TrainOptions) -> Audit:
 
     Near copies only warn: neighbouring frames and retakes are common in public sets; the report names them.
     """
-    with bar("checking data") as progress:
-        result = audit(
-            rows,
-            classes=parse_classes(options.classes),
-            threshold=options.threshold,
-            root=root,
-            threads=options.threads,
-            on_progress=progress,
-        )
+    result = judge_sets(rows, inspect_sets(rows, sets, options.threads), sets)
+    root = next(iter(sets.values())).root if len(sets) == 1 else where
     for broken in (finding for finding in result.errors if finding.code in _UNUSABLE):
         raise UserError(f"{root}: {broken.what} ({', '.join(broken.files)}); {broken.way_out}")
     leaks = [finding for finding in result.leaks if finding.code != "near-copies-across-splits"]
@@ -88,41 +171,66 @@ def audit_rows(rows: Sequence[Row], root: Path, options: TrainOptions) -> Audit:
     return result
 
 
-def load_data(run: Path, options: TrainOptions) -> tuple[Dataset, LabelMapping, dict[str, Any]]:
+def load_data(run: Path, options: TrainOptions) -> Loaded:
     """The data of a run folder, from the cache; UserError when the files changed since the run began."""
     facts = read_json(run / "data" / "data.json")
-    rows = load_splits(run / "data" / "splits.csv", root=Path(facts["root"]))
-    mapping = LabelMapping.from_json(read_json(run / "data" / "mapping.json"))
+    roots = facts.get("sets") or {facts["name"]: facts["root"]}
+    sources: dict[str, Source] = {}
+    parts: list[list[Row]] = []
+    for name, root in roots.items():
+        folder = _set_folder(run, name, len(roots))
+        saved = folder / "mapping.json"
+        mapping = LabelMapping.from_json(read_json(saved)) if len(roots) == 1 or saved.exists() else None
+        sources[name] = Source(name, Path(root), mapping)
+        parts.append([replace(row, dataset=name) for row in load_splits(folder / "splits.csv", root=Path(root))])
+    caches = []
     with bar("decoding images") as progress:
-        cache = open_cache(
-            rows,
-            mapping,
-            size=parse_size(options.size),
-            fit=options.fit,
-            neighbours=options.neighbours,
-            folder=options.cache or user_cache_path("segdistill", appauthor=False),
-            threads=options.threads,
-            on_progress=progress,
-        )
-    if facts.get("hash", cache.data_hash) != cache.data_hash:
-        raise UserError(f"{facts['root']}: the images or masks changed since {run} began; start a new run")
+        for source, part in zip(sources.values(), parts, strict=True):
+            cache = open_cache(
+                part,
+                source.mapping,
+                size=parse_size(options.size),
+                fit=options.fit,
+                neighbours=options.neighbours,
+                folder=options.cache or user_cache_path("segdistill", appauthor=False),
+                threads=options.threads,
+                on_progress=progress,
+            )
+            caches.append(cache)
+    whole = join_caches(caches)
+    if facts.get("hash", whole.data_hash) != whole.data_hash:
+        raise UserError(f"{', '.join(roots.values())}: the images or masks changed since {run} began; start a new run")
     if "hash" not in facts:
-        facts["hash"] = cache.data_hash
+        facts["hash"] = whole.data_hash
         write_json(run / "data" / "data.json", facts)
+    rows = [row for part in parts for row in part]
+    classes = next(source.mapping.classes for source in sources.values() if source.mapping)
     modalities = tuple(sorted({row.modality for row in rows}))
-    return Dataset(cache, rows, mapping.classes, modalities), mapping, facts
+    marks = marks_of(list(sources.values()), rows, len(classes))
+    return Loaded(Dataset(whole, rows, classes, modalities, marks), sources, facts)
+
+
+def describe_sources(sources: Mapping[str, Source]) -> str:
+    """What the mask values mean, of several data sets each under its name; for the report."""
+    if len(sources) == 1:
+        return "".join(source.mapping.describe() for source in sources.values() if source.mapping)
+    shown = {name: source.mapping.describe() if source.mapping else "no masks" for name, source in sources.items()}
+    return "\n".join(f"{name}\n  " + text.replace("\n", "\n  ") for name, text in shown.items())
 
 
 def split_table(rows: Sequence[Row]) -> list[dict[str, object]]:
-    """Images, masks and patients per split, for the terminal and the report."""
+    """Images, masks and patients per split, of several data sets each; for the terminal and the report."""
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
     return [
-        {
+        ({"data set": name} if len(datasets) > 1 else {})
+        | {
             "split": split,
             "images": len(part),
             "labelled": sum(row.mask is not None for row in part),
             "patients": len({row.patient for row in part if row.patient}) or "–",
         }
-        for split, part in _by_split(rows)
+        for name in datasets
+        for split, part in _by_split([row for row in rows if row.dataset == name])
     ]
 
 

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ..data.audit import Named
 from ..data.labels import LabelMapping, build_mapping, scan_values
 from ..data.manifest import load_manifest
-from ..data.rows import Row
+from ..data.rows import Manifest, Row
+from ..data.several import Source, into_classes
 from ..data.volumes import expand
-from ..deploy.predictor import open_predictor
+from ..deploy.predictor import Predictor, open_predictor
 from ..engine.evaluator import Evaluation, Part, cases_of, evaluate_cases, predicted_cases, write_scores
 from ..formats import IMAGE_SUFFIXES, is_volume, read_mask, split_address, stem_of
 from ..report.html import ReportData, write_report
 from ..types import UserError
-from .options import parse_classes
+from .data import describe_sources, load_sets, named_sets
+from .options import parse_classes, parse_threshold
 from .reporting import examples, student_facts
 from .runs import provenance
 from .terminal import bar, console, show_scores
@@ -25,12 +28,13 @@ Split = Literal["auto", "train", "val", "test", "all"]
 
 def evaluate(
     student: Path | str,
-    data: Path | str,
+    data: Path | str | Sequence[Path | str],
     out: Path | str | None = None,
     *,
     split: Split = "auto",
     classes: str | None = None,
-    threshold: int | None = None,
+    threshold: int | str | None = None,
+    modality: str | None = None,
     tolerance: float = 2.0,
     device: str = "cpu",
     threads: int | None = None,
@@ -39,11 +43,14 @@ def evaluate(
 
     Args:
         student: A student's folder, an .onnx file, or a folder of predicted masks.
-        data: Data folder or manifest; beside predicted masks also a plain folder of reference masks.
+        data: Data folder or manifest, for a student also several; beside predicted masks also a plain folder of
+            reference masks.
         out: Folder for scores.csv, summary.json and, for a student, report.html.
-        split: Split to score; "auto" is the test split where there is one, else all images.
-        classes: Class names of predicted masks, background first, separated by commas.
-        threshold: Mask values above it are foreground.
+        split: Split to score, of each set; "auto" is the test split where there is one, else all images.
+        classes: Class names of the masks, background first, separated by commas; a student's are found by name. Several
+            sets: "A=background,polyp; B=background,lung". None: a student's own.
+        threshold: Mask values above it are foreground; or as "A=127; B=0".
+        modality: What made the images, in the scores per modality; or as "A=xray; B=fundus".
         tolerance: Distance up to which a boundary counts as met (NSD); in mm where the spacing is known, else pixels.
         device: Where a student runs: cpu or cuda.
         threads: CPU threads.
@@ -54,64 +61,82 @@ def evaluate(
     Raises:
         UserError: Input that cannot be used.
     """
-    student, data = Path(student), Path(data)
+    student, folders = Path(student), [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
     if student.is_dir() and not (student / "student.json").exists() and not (student / "student").exists():
-        evaluation = _evaluate_masks(student, data, split, parse_classes(classes), threshold, tolerance)
+        if len(folders) > 1:
+            raise UserError(f"{student}: a folder of masks is scored against one data set; give one, or a student")
+        above = parse_threshold(None if threshold is None else str(threshold))
+        evaluation = _evaluate_masks(student, folders[0], split, parse_classes(classes), above, tolerance)
         report = None
     else:
         if (student / "student" / "student.json").exists():
             student = student / "student"
-        evaluation, report = _evaluate_student(student, data, split, threshold, tolerance, device, threads)
+        predictor = open_predictor(student, device, threads)
+        sets = load_sets(folders, modality)
+        sources = _sources(sets, split, predictor.card.classes, named_sets(sets, classes, threshold))
+        evaluation, report = _evaluate_student(student, predictor, sets, sources, split, tolerance)
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
         write_scores(Path(out), evaluation)
         if report:
             write_report(Path(out) / "report.html", report)
             console.print(f"report: {Path(out) / 'report.html'}", markup=False)
-    show_scores(f"{data.name}, original resolution", evaluation.summary)
+    show_scores(f"{', '.join(one.name for one in folders)}, original resolution", evaluation.summary)
     return evaluation.summary
 
 
 def _evaluate_student(
     student: Path,
-    data: Path,
+    predictor: Predictor,
+    sets: Sequence[Manifest],
+    sources: dict[str, Source],
     split: Split,
-    threshold: int | None,
     tolerance: float,
-    device: str,
-    threads: int | None,
 ) -> tuple[Evaluation, ReportData]:
-    predictor = open_predictor(student, device, threads)
-    manifest = load_manifest(data)
-    rows = _rows_of(manifest.rows, split, data)
-    mapping = _mapping([row.mask for row in rows if row.mask], predictor.card.classes, threshold)
+    rows = [row for one in sets for row in _rows_of(one.rows, split, one.root)]
     with bar("scoring") as progress:
         evaluation = evaluate_cases(
-            predicted_cases(predictor, rows, mapping, manifest.root),
+            predicted_cases(predictor, rows, sources),
             classes=predictor.card.classes,
-            dataset=manifest.name,
+            dataset="",
             tolerance=tolerance,
             on_progress=lambda done: progress(done, len(rows)),
         )
-    made = provenance()
+    made, names = provenance(), ", ".join(sources)
     report = ReportData(
-        title=f"{manifest.name}: {predictor.card.method} student",
+        title=f"{names}: {predictor.card.method} student",
         command=made["command"],
-        facts={"data": manifest.name, "split": split, "machine": made["machine"], **made["versions"]},
+        facts={"data": names, "split": split, "machine": made["machine"], **made["versions"]},
         config="",
         classes=predictor.card.classes,
         colours=predictor.card.colours,
         splits=[],
-        mapping=mapping.describe(),
+        mapping=describe_sources(sources),
         log=[],
         summary=evaluation.summary,
         scores=evaluation.scores,
-        examples=list(examples(evaluation, predictor, mapping, rows)),
+        examples=list(examples(evaluation, predictor, sources, rows)),
         student=student_facts(student, predictor, evaluation.summary),
         warnings=[],
-        scored=_resolved(manifest.rows, split),
+        scored=", ".join(sorted({_resolved(one.rows, split) for one in sets})),
     )
     return evaluation, report
+
+
+def _sources(
+    sets: Sequence[Manifest], split: Split, classes: tuple[str, ...], said: dict[str, Named]
+) -> dict[str, Source]:
+    """What the scored masks of each data set mean in the student's classes."""
+    sources = {}
+    for one in sets:
+        masks = [row.mask for row in _rows_of(one.rows, split, one.root) if row.mask]
+        names, threshold = said[one.name].classes, said[one.name].threshold
+        try:
+            mapping = _mapping(masks, names or classes, threshold)
+            sources[one.name] = Source(one.name, one.root, into_classes(mapping, classes) if names else mapping)
+        except UserError as error:
+            raise UserError(f"{one.name}: {error}" if len(sets) > 1 else str(error)) from None
+    return sources
 
 
 def _evaluate_masks(
@@ -135,7 +160,9 @@ def _evaluate_masks(
         assert row.mask
         return Part(guess.apply(read_mask(guessed[row.image])), truth.apply(read_mask(row.mask)))
 
-    return evaluate_cases(cases_of(rows, look, root), classes=truth.classes, dataset=data.name, tolerance=tolerance)
+    return evaluate_cases(
+        cases_of(rows, look, {"": root}), classes=truth.classes, dataset=data.name, tolerance=tolerance
+    )
 
 
 def _references(data: Path, split: Split) -> tuple[list[Row], dict[Path, str], Path]:

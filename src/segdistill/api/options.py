@@ -15,6 +15,9 @@ from ..types import UserError
 class TrainOptions(Settings):
     """Data and output of a training run; the loop's settings are inherited.
 
+    Of several data sets, classes, threshold, labelled and modality may say a value for each: `--modality A=xray
+    --modality B=fundus`, or as one text "A=xray; B=fundus". A value without a name is for all that are not named.
+
     Attributes:
         method: Name of the method; its own settings are the group of that name.
         size: Training size, "128" or "128x192" (height x width).
@@ -22,7 +25,11 @@ class TrainOptions(Settings):
         neighbours: 1: the three channels are the slices below, at and above; for volumes in grey.
         classes: Class names, background first, separated by commas.
         threshold: Mask values above it are foreground; for JPEG or grey-level masks.
+        modality: What made the images; wins over the manifest's column.
+        balance: 0: training images are drawn alike; 1: every modality equally often; between, a modality of n images
+            n^(1 - balance) times as often. None: 0 for one data set, 0.5 for several.
         labelled: Label budget of the training split: "10%", "60" images or "7patients". None: all masks.
+            Of several data sets, each one's.
         val: Share (or number of images) for validation where the data have no split.
         test: Share (or number of images) for testing where the data have no split.
         tolerance: Distance up to which a boundary counts as met (NSD); in mm where the spacing is known, else pixels.
@@ -38,7 +45,9 @@ class TrainOptions(Settings):
     fit: Literal["squash", "pad"] = "squash"
     neighbours: Literal[0, 1] = 0
     classes: str | None = None
-    threshold: int | None = None
+    threshold: int | str | None = None
+    modality: str | None = None
+    balance: float | None = None
     labelled: int | str | None = None
     val: float = 0.15
     test: float = 0.15
@@ -64,6 +73,13 @@ def parse_classes(text: str | None) -> list[str] | None:
     return [name.strip() for name in text.split(",")] if text else None
 
 
+def parse_threshold(text: str | None) -> int | None:
+    """A whole number; UserError for anything else."""
+    if text is not None and not re.fullmatch(r"\d{1,8}", text):
+        raise UserError(f"--threshold {text}: needs a whole number, as 127")
+    return None if text is None else int(text)
+
+
 def check_options(options: TrainOptions) -> None:
     """Refuse values that no run could use, before anything is written."""
     parse_size(options.size)
@@ -76,5 +92,9 @@ def check_options(options: TrainOptions) -> None:
             raise UserError(f"--{name} {value}: needs a number of at least 1")
     if options.epochs is not None and (options.epochs <= 0 or options.iterations is not None):
         raise UserError(f"--epochs {options.epochs}: needs a number above 0, and no --iterations beside it")
+    if options.balance is not None and not 0 <= options.balance <= 1:
+        raise UserError(
+            f"--balance {options.balance}: needs a number from 0 (as many images as there are) to 1 (alike)"
+        )
     if options.seed < 0 or options.tolerance <= 0:
         raise UserError(f"--seed {options.seed} --tolerance {options.tolerance}: seed from 0, tolerance above 0")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.labels import LabelMapping, colours
+from ..data.labels import colours
 from ..data.rows import Row
+from ..data.several import Source
 from ..data.volumes import read_neighbours, with_neighbours
 from ..deploy.predictor import Predictor, TorchPredictor, open_predictor
 from ..engine.evaluator import Evaluation, extremes
 from ..formats import read_image, read_mask
 from ..report.html import Example, ReportData, write_report
 from ..types import Remarks
-from .data import scored_rows, split_table
+from .data import describe_sources, scored_rows, split_table
 from .runs import read_config, read_json
 
 
@@ -24,7 +25,7 @@ def training_report(
     run: Path,
     evaluation: Evaluation,
     rows: Sequence[Row],
-    mapping: LabelMapping,
+    sources: Mapping[str, Source],
     warnings: Sequence[str],
     remarks: Remarks,
 ) -> None:
@@ -52,14 +53,14 @@ def training_report(
         command=made["command"],
         facts=facts,
         config=(run / "config.yaml").read_text(encoding="utf-8"),
-        classes=mapping.classes,
-        colours=colours(len(mapping.classes)),
+        classes=predictor.card.classes,
+        colours=colours(len(predictor.card.classes)),
         splits=split_table(rows),
-        mapping=mapping.describe(),
+        mapping=describe_sources(sources),
         log=read_log(run),
         summary=evaluation.summary,
         scores=evaluation.scores,
-        examples=list(examples(evaluation, predictor, mapping, scored_rows(rows)[1])),
+        examples=list(examples(evaluation, predictor, sources, scored_rows(rows)[1])),
         student=student_facts(run / "student", predictor, evaluation.summary),
         warnings=warnings,
         remarks=remarks,
@@ -69,13 +70,14 @@ def training_report(
 
 
 def examples(
-    evaluation: Evaluation, predictor: Predictor, mapping: LabelMapping, rows: Sequence[Row]
+    evaluation: Evaluation, predictor: Predictor, sources: Mapping[str, Source], rows: Sequence[Row]
 ) -> Iterator[Example]:
     """Worst, median and best images (a slice of each such volume) with both masks, predicted once more."""
     around = with_neighbours(rows) if predictor.card.neighbours else {}
     for kind, name, dice in extremes(evaluation):
         row = evaluation.names[name]
-        if row.mask is None:
+        mapping = sources[row.dataset].mapping
+        if row.mask is None or mapping is None:
             continue
         image = read_image(row.image)
         seen = read_neighbours(around[row.image]) if around else image

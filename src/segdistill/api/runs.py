@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,11 +29,12 @@ def method_named(name: str) -> Any:
     return METHODS[name]
 
 
-def new_folder(out: Path | None, data: Path, options: TrainOptions) -> Path:
+def new_folder(out: Path | None, data: Sequence[Path], options: TrainOptions) -> Path:
     """The folder of a new run; UserError when one is there already."""
     if out is None:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        out = Path("runs") / f"{data.resolve().stem}-{options.method}-{stamp}"
+        name = "+".join(folder.resolve().stem for folder in data[:3]) + ("+more" if len(data) > 3 else "")
+        out = Path("runs") / f"{name}-{options.method}-{stamp}"
     if (out / "config.yaml").exists():
         raise UserError(f"{out}: holds a run already; continue it with --resume {out}, or choose another --out")
     if out.is_file():
@@ -45,19 +46,21 @@ def new_folder(out: Path | None, data: Path, options: TrainOptions) -> Path:
     return out
 
 
-def config_text(data: Path, options: TrainOptions, config: Any) -> str:
+def config_text(data: Sequence[Path], options: TrainOptions, config: Any) -> str:
     """Everything that decides the run, as YAML that `train --config` takes."""
-    values = {"data": str(data.resolve()), **asdict(options), options.method: asdict(config)}
+    folders = [str(folder.resolve()) for folder in data]
+    values = {"data": folders if len(folders) > 1 else folders[0], **asdict(options), options.method: asdict(config)}
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
-def read_config(run: Path) -> tuple[Path, TrainOptions, Any]:
+def read_config(run: Path) -> tuple[list[Path], TrainOptions, Any]:
     """(data, options, the method's config) of a run folder; UserError when it is none."""
     try:
         values: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         config = method_named(values["method"]).Config(**values.pop(values["method"]))
-        data = Path(values.pop("data"))
+        given = values.pop("data")
+        data = [Path(folder) for folder in (given if isinstance(given, list) else [given])]
         unknown = values.keys() - {field.name for field in fields(TrainOptions)}
         if unknown:
             raise KeyError(*unknown)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 console = Console(highlight=False)
 ROWS = ("dice", "iou", "precision", "recall", "hd95", "assd", "nsd")
@@ -33,8 +34,22 @@ def show_scores(title: str, summary: Mapping[str, Any]) -> None:
         unit = f" ({summary['unit']})" if name in ("hd95", "assd") else ""
         table.add_row(f"{name}{unit}", *(interval(block[name]) for block in blocks.values()))
     console.print(table)
+    for kind in ("modalities", "datasets"):
+        if kind in summary:
+            console.print(_by_group(kind, summary))
     over = f"95 % intervals over {summary['groups']} {summary['grouped_by']}s."
     console.print(f"{summary['images']} {summary['kind']}s, {over} {summary.get('note', '')}")
+
+
+def _by_group(kind: str, summary: Mapping[str, Any]) -> Table:
+    """A line per modality or data set; of modalities also their mean, each counting once."""
+    blocks = {name: (str(part["images"]), part["mean"]) for name, part in summary[kind].items()}
+    if kind == "modalities":
+        blocks["mean of modalities"] = ("", summary["macro"])
+    table = Table(kind.replace("datasets", "data sets"), f"{summary['kind']}s", "dice", "iou", "nsd")
+    for name, (images, block) in blocks.items():
+        table.add_row(Text(name or "unknown"), images, *(interval(block[score]) for score in ("dice", "iou", "nsd")))
+    return table
 
 
 def interval(statistic: Mapping[str, Any]) -> str:

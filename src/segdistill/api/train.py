@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from ..data.batches import Dataset, TrainingBatches
-from ..data.labels import LabelMapping, colours
+from ..data.labels import colours
 from ..deploy.artefact import save_student
 from ..deploy.card import Card
 from ..deploy.predictor import open_predictor
@@ -26,7 +26,7 @@ from ..engine.trainer import Trained, Trainer
 from ..models.students import student_spec
 from ..types import Task, UserError
 from .contributions import method_remarks, other_students, save_scored
-from .data import load_data, prepare_data, scored_rows, split_table
+from .data import SPLITS, Loaded, load_data, prepare_data, scored_rows
 from .options import TrainOptions, check_options, parse_size
 from .reporting import read_log, training_report
 from .runs import (
@@ -52,12 +52,15 @@ class TrainResult:
 
 
 def train(
-    data: Path | str, out: Path | str | None = None, options: TrainOptions | None = None, config: Any = None
+    data: Path | str | Sequence[Path | str],
+    out: Path | str | None = None,
+    options: TrainOptions | None = None,
+    config: Any = None,
 ) -> TrainResult:
-    """Train a student on a data folder and score it once on the test split.
+    """Train a student on one or several data folders and score it once on the test split.
 
     Args:
-        data: Folder (images/ + masks/, or KnowSAM's layout) or CSV manifest.
+        data: Folder (images/ + masks/, or KnowSAM's layout) or CSV manifest; or several.
         out: Run folder to create; default runs/NAME-METHOD-TIME.
         options: Data, loop and output; default TrainOptions().
         config: The method's own settings (its Config class); default that class's defaults.
@@ -70,7 +73,8 @@ def train(
     check_options(options)
     config = config or method_named(options.method).Config()
     with _processes(options) as processes:
-        folder = processes.first(lambda: _new_run(Path(data), out, options, config))
+        folders = [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
+        folder = processes.first(lambda: _new_run(folders, out, options, config))
         return _carry_on(folder, processes)
 
 
@@ -78,7 +82,7 @@ def _processes(options: TrainOptions) -> Processes:
     return Processes(options.devices, options.nodes, resolve_device(options.device))
 
 
-def _new_run(data: Path, out: Path | str | None, options: TrainOptions, config: Any) -> Path:
+def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions, config: Any) -> Path:
     """A run folder that knows its data and settings."""
     require = getattr(method_named(options.method), "require", None)
     if require:
@@ -105,7 +109,7 @@ def resume(run: Path | str) -> TrainResult:
 
 
 def _carry_on(run: Path, processes: Processes) -> TrainResult:
-    data_path, options, config = read_config(run)
+    folders, options, config = read_config(run)
     if (run / "report.html").exists():
         console.print(f"{run}: finished already; see {run / 'report.html'}", markup=False)
         return TrainResult(run, read_json(run / "summary.json"))
@@ -113,16 +117,17 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     console.quiet = processes.rank > 0
     if options.threads:
         torch.set_num_threads(options.threads)
-    data, mapping, facts = processes.in_turn(lambda: load_data(run, options))
+    loaded = processes.in_turn(lambda: load_data(run, options))
+    data = loaded.dataset
     warnings = [*_warnings(data), *_findings(run)]
     for line in warnings:
         console.print(f"warning: {line}", markup=False, style="yellow")
     with _timed(run, processes):
-        trained, method = _fit(run, data_path, data, options, config, processes)
+        trained, method = _fit(run, folders, data, options, config, processes)
     processes.part()
-    card = _card(data, options, method.student, facts["hash"])
+    card = _card(data, options, method.student, loaded.facts["hash"])
     _save_last(run, method, trained, card)
-    split, score = _scoring(run, data, mapping, options, facts)
+    split, score = _scoring(run, loaded, options)
     evaluation = save_scored(run / "student", method.student, card, score)
     students = other_students(run, method, card, score)
     remarks = method_remarks(method, read_log(run), data)
@@ -135,7 +140,7 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     if students:
         evaluation.summary["students"] = students
     write_scores(run, evaluation)
-    training_report(run, evaluation, data.rows, mapping, warnings, remarks)
+    training_report(run, evaluation, data.rows, loaded.sources, warnings, remarks)
     show_scores(f"{split} split, original resolution", evaluation.summary)
     console.print(f"report: {run / 'report.html'}\nstudent: {run / 'student'}", markup=False)
     return TrainResult(run, evaluation.summary)
@@ -157,12 +162,17 @@ def _timed(run: Path, processes: Processes) -> Iterator[None]:
 
 
 def _fit(
-    run: Path, data_path: Path, data: Dataset, options: TrainOptions, config: Any, processes: Processes
+    run: Path, folders: Sequence[Path], data: Dataset, options: TrainOptions, config: Any, processes: Processes
 ) -> tuple[Trained, Any]:
     """Train the method; the student comes back with its best weights, in eval mode on the CPU."""
-    batches = TrainingBatches(data, options.seed)
+    batches = TrainingBatches(data, options.seed, _balance(data, options))
     task = Task(
-        len(data.classes), parse_size(options.size), data.modalities, len(batches.labelled), len(batches.others)
+        classes=len(data.classes),
+        size=parse_size(options.size),
+        modalities=data.modalities,
+        labelled=len(batches.labelled),
+        others=len(batches.others),
+        modality_classes=data.modality_classes,
     )
     seed_everything(options.seed)
     method = method_named(options.method)(config, task)
@@ -173,9 +183,16 @@ def _fit(
             console.print(f"precision: {precision}, the faster one here")
             options = replace(options, precision=cast(Any, precision))
             if processes.rank == 0:
-                write_text(run / "config.yaml", config_text(data_path, options, config))
+                write_text(run / "config.yaml", config_text(folders, options, config))
         trained = trainer.run()
     return trained, method.cpu().eval()
+
+
+def _balance(data: Dataset, options: TrainOptions) -> float:
+    """What `--balance` says; by default several data sets are drawn by the square root of their modalities' sizes."""
+    if options.balance is not None:
+        return options.balance
+    return 0.5 if len(data.datasets) > 1 else 0.0
 
 
 def _card(data: Dataset, options: TrainOptions, student: torch.nn.Module, data_hash: str) -> Card:
@@ -205,11 +222,9 @@ def _save_last(run: Path, method: Any, trained: Trained, card: Card) -> None:
     method.load_state_dict(best)
 
 
-def _scoring(
-    run: Path, data: Dataset, mapping: LabelMapping, options: TrainOptions, facts: dict[str, Any]
-) -> tuple[str, Callable[[Path], Evaluation]]:
+def _scoring(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[str, Callable[[Path], Evaluation]]:
     """The split to score, and what scores a student's folder on it."""
-    split, rows = scored_rows(data.rows)
+    split, rows = scored_rows(loaded.dataset.rows)
 
     def score(folder: Path) -> Evaluation:
         if not rows:
@@ -217,9 +232,9 @@ def _scoring(
         predictor = open_predictor(folder, resolve_device(options.device))
         with bar(f"scoring {folder.name} on {split}") as progress:
             return evaluate_cases(
-                predicted_cases(predictor, rows, mapping, Path(facts["root"])),
-                classes=data.classes,
-                dataset=facts["name"],
+                predicted_cases(predictor, rows, loaded.sources),
+                classes=loaded.dataset.classes,
+                dataset=loaded.facts["name"],
                 tolerance=options.tolerance,
                 seed=options.seed,
                 on_progress=lambda done: progress(done, len(rows)),
@@ -236,12 +251,14 @@ def _findings(run: Path) -> list[str]:
 
 def _warnings(data: Dataset) -> list[str]:
     """What a reader of the scores must know."""
-    table = {row["split"]: row for row in split_table(data.rows)}
+    labelled = {split: {row.dataset for row in data.rows if row.split == split and row.mask} for split in SPLITS}
     lines = []
-    if not table["val"]["labelled"]:
+    if not labelled["val"]:
         lines.append("no labelled validation image: the last weights are kept, not the best")
-    if not table["test"]["labelled"]:
+    if not labelled["test"]:
         lines.append("no labelled test image: scores are on the validation split, which chose the weights (optimistic)")
+    elif unscored := [name for name in data.datasets if name not in labelled["test"]]:
+        lines.append(f"no labelled test image in {', '.join(unscored)}: nothing is scored there")
     if not any(row.patient for row in data.rows):
         kind = "volumes" if all(row.volume for row in data.rows) else "images"
         lines.append(

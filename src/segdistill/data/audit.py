@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -64,7 +64,12 @@ class Audit:
 
     findings: tuple[Finding, ...]
     facts: dict[str, Any]
-    mapping: LabelMapping | None  # of the masks that are not grey levels; None where it is ambiguous, or there are none
+    mappings: Mapping[str, LabelMapping]  # data set -> of the masks that are not grey levels; not where it is ambiguous
+
+    @property
+    def mapping(self) -> LabelMapping | None:
+        """The mapping of a single data set; None where it is ambiguous, or there are no masks."""
+        return next(iter(self.mappings.values()), None)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -105,6 +110,15 @@ def audit(
     )
 
 
+@dataclass(frozen=True)
+class Named:
+    """A data set to judge: the folder that its files are named relative to, and what its user says of its masks."""
+
+    root: Path | None = None
+    classes: Sequence[str] | None = None
+    threshold: int | None = None
+
+
 def judge(
     rows: Sequence[Row],
     seen: Sequence[Seen],
@@ -113,8 +127,20 @@ def judge(
     root: Path | None = None,
 ) -> Audit:
     """Findings on rows whose files were inspected, with the same threshold; reads no file."""
-    desk = _Desk(rows, seen, root)
-    mapping, ambiguous = _mapping(desk, classes, threshold)
+    datasets = dict.fromkeys(row.dataset for row in rows) or {"": None}
+    return judge_sets(rows, seen, dict.fromkeys(datasets, Named(root, classes, threshold)))
+
+
+def judge_sets(rows: Sequence[Row], seen: Sequence[Seen], sets: Mapping[str, Named]) -> Audit:
+    """`judge` for the rows of several data sets, each named in `sets`: copies are found across them."""
+    desk = _Desk(rows, seen, sets)
+    mappings: dict[str, LabelMapping] = {}
+    ambiguous: list[Finding] = []
+    for name in sets:
+        mapping, found = _mapping(desk, name)
+        ambiguous += found
+        if mapping:
+            mappings[name] = mapping
     findings = [
         *desk.broken(),
         *ambiguous,
@@ -122,12 +148,19 @@ def judge(
         *desk.patients(),
         *desk.copies(),
         *desk.near_copies(),
-        *(desk.masks(mapping) if mapping else ()),
+        *(finding for name, mapping in mappings.items() for finding in desk.masks(name, mapping)),
         *desk.burned_in(),
         *desk.names(),
     ]
     findings.sort(key=lambda finding: finding.severity != "error")
-    return Audit(tuple(findings), census(rows, seen, mapping), mapping)
+    facts = census(rows, seen, next(iter(mappings.values()), None) if len(sets) == 1 else None)
+    if len(sets) > 1:
+        parts = {name: desk.members(name) for name in sets}
+        facts["sets"] = {
+            name: census([rows[i] for i in part], [seen[i] for i in part], mappings.get(name))
+            for name, part in parts.items()
+        }
+    return Audit(tuple(findings), facts, mappings)
 
 
 @dataclass(frozen=True)
@@ -136,12 +169,17 @@ class _Desk:
 
     rows: Sequence[Row]
     seen: Sequence[Seen]
-    root: Path | None
+    sets: Mapping[str, Named]
 
     def name(self, number: int) -> str:
-        path = self.rows[number].image
-        inside = self.root is not None and path.is_relative_to(self.root)
-        return (path.relative_to(self.root) if inside and self.root else path).as_posix()
+        path, dataset = self.rows[number].image, self.rows[number].dataset
+        root = self.sets[dataset].root
+        inside = (path.relative_to(root) if root is not None and path.is_relative_to(root) else path).as_posix()
+        return f"{dataset}: {inside}" if len(self.sets) > 1 else inside
+
+    def members(self, dataset: str) -> list[int]:
+        """Numbers of the rows of a data set."""
+        return [i for i, row in enumerate(self.rows) if row.dataset == dataset]
 
     def finding(self, severity: Severity, code: str, what: str, way_out: str, numbers: Sequence[int]) -> Finding:
         files = tuple(self.name(number) for number in numbers[:NAMED])
@@ -164,11 +202,11 @@ class _Desk:
 
     def volumes(self) -> Iterator[Finding]:
         """Volumes that cannot be scored as volumes: slices missing, doubled, or of several sizes."""
-        groups: dict[str, list[int]] = defaultdict(list)
+        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
         for i, row in enumerate(self.rows):
             if row.volume and row.split != "train":
-                groups[row.volume].append(i)
-        for name, numbers in groups.items():
+                groups[row.dataset, row.volume].append(i)
+        for (_, name), numbers in groups.items():
             try:
                 volumes([self.rows[i] for i in numbers])
             except UserError as error:
@@ -180,12 +218,17 @@ class _Desk:
 
     def patients(self) -> Iterator[Finding]:
         """Patients, or volumes where patients are unknown, in several splits."""
-        splits: dict[str, dict[str, int]] = defaultdict(dict)
+        splits: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
         for i, row in enumerate(self.rows):
             group = row.patient or row.volume
             if group and row.split:
-                splits[group].setdefault(row.split, i)
-        torn = {group: found for group, found in splits.items() if len(found) > 1}
+                splits[row.dataset, group].setdefault(row.split, i)
+        several = len(self.sets) > 1
+        torn = {
+            f"{dataset}: {group}" if several else group: found
+            for (dataset, group), found in splits.items()
+            if len(found) > 1
+        }
         if torn:
             files = tuple(f"{group} ({', '.join(sorted(found))})" for group, found in list(torn.items())[:NAMED])
             yield Finding(
@@ -219,7 +262,7 @@ class _Desk:
         known = []
         for i in numbers:  # frames of a patient are alike, and of no harm while they stay in one split
             group = self.rows[i].patient or self.rows[i].volume
-            known.append(f"{self.rows[i].split}/{group}" if group else "")
+            known.append(f"{self.rows[i].split}/{self.rows[i].dataset}/{group}" if group else "")
         pairs = [(numbers[a], numbers[b]) for a, b in near_pairs(pictures, known)]
         yield from self._pairs("near-copies", "nearly equal", "~", pairs)
 
@@ -232,6 +275,8 @@ class _Desk:
         if across:
             said = f"images of different splits that are {what}: {_count(across)}; scores would be too good"
             way_out = "remove one of each pair, or give both one patient in the manifest and keep it in one split"
+            if any(self.rows[a].dataset != self.rows[b].dataset for a, b in across):
+                way_out = "remove one of each pair; of different data sets, or give both one split in the manifests"
             yield self._paired("error", f"{code}-across-splits", said, way_out, sign, across)
         if within:
             unsplit = any(not self.rows[i].split for p in within for i in p)
@@ -251,11 +296,12 @@ class _Desk:
         rows = tuple(i for pair in pairs for i in pair)
         return Finding(severity, code, what, way_out, files, max(0, len(pairs) - NAMED), rows)
 
-    def masks(self, mapping: LabelMapping) -> Iterator[Finding]:
+    def masks(self, dataset: str, mapping: LabelMapping) -> Iterator[Finding]:
         """Masks without foreground, nearly full ones, values that look like accidents."""
         background = {value for value, index in zip(mapping.found.values, mapping.indices, strict=True) if index == 0}
         empty, full = [], []
-        for i, one in enumerate(self.seen):
+        for i in self.members(dataset):
+            one = self.seen[i]
             if usable(one):
                 values = values_of(one, mapping.found.packed_rgb)
                 share = 1 - sum(values.get(value, 0) for value in background) / sum(values.values())
@@ -270,10 +316,11 @@ class _Desk:
         if full:
             what = f"masks of more than {NEAR_FULL:.0%} foreground: {len(full)}"
             yield self.finding("warning", "near-full-masks", what, "look whether they are inverted", full)
-        yield from self._strays(mapping.found)
+        yield from self._strays(dataset, mapping.found)
 
-    def _strays(self, found: MaskValues) -> Iterator[Finding]:
-        pixels = pixels_of_values(self.seen, found.packed_rgb)
+    def _strays(self, dataset: str, found: MaskValues) -> Iterator[Finding]:
+        members = self.members(dataset)
+        pixels = pixels_of_values([self.seen[i] for i in members], found.packed_rgb)
         rare = {
             value
             for value, count in zip(found.values, found.counts, strict=True)
@@ -281,7 +328,7 @@ class _Desk:
         }
         if rare and found.masks > 2:
             holders = [
-                i for i, one in enumerate(self.seen) if usable(one) and rare & values_of(one, found.packed_rgb).keys()
+                i for i in members if usable(self.seen[i]) and rare & values_of(self.seen[i], found.packed_rgb).keys()
             ]
             what = (
                 f"mask values {', '.join(map(found.shown, sorted(rare)))} occur in {len(holders)} masks, in few pixels"
@@ -315,12 +362,11 @@ def _count(pairs: Sequence[tuple[int, int]]) -> str:
     return f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
 
 
-def _mapping(
-    desk: _Desk, classes: Sequence[str] | None, threshold: int | None
-) -> tuple[LabelMapping | None, list[Finding]]:
-    """What each mask value means, or the finding that nobody can know."""
-    grey = [i for i, one in enumerate(desk.seen) if len(one.values) > MAX_VALUES]
-    held = [i for i, one in enumerate(desk.seen) if usable(one)]
+def _mapping(desk: _Desk, dataset: str) -> tuple[LabelMapping | None, list[Finding]]:
+    """What each mask value of a data set means, or the finding that nobody can know."""
+    members = desk.members(dataset)
+    grey = [i for i in members if len(desk.seen[i].values) > MAX_VALUES]
+    held = [i for i in members if usable(desk.seen[i])]
     way_out = "pass --threshold 127 to make what is above it foreground, or save the masks again as PNG"
     findings = []
     if grey:
@@ -338,9 +384,10 @@ def _mapping(
     paths = [truth(desk.rows[i]) for i in held]
     jpeg = any(path.suffix.lower() in (".jpg", ".jpeg") for path in paths if path)
     values = tuple(sorted(counts))
-    found = MaskValues(values, tuple(counts[v] for v in values), len(held), packed, threshold, jpeg)
+    said = desk.sets[dataset]
+    found = MaskValues(values, tuple(counts[v] for v in values), len(held), packed, said.threshold, jpeg)
     try:
-        return build_mapping(found, classes), findings
+        return build_mapping(found, said.classes), findings
     except UserError as error:
         what, _, way_out = str(error).partition("; ")
         return None, [*findings, desk.finding("error", "ambiguous-masks", what, way_out, rare)]

@@ -35,16 +35,42 @@ ROWS_VERIFIED = 1000  # rows whose CRC is checked when a cache is opened
 class Cache:
     """N rows at one size: `images` (N, H, W, 3) and `masks` (N, H, W), zero where a row has no mask."""
 
-    images: NDArray[np.uint8]
-    masks: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Stacked
+    masks: NDArray[np.uint8] | Stacked
     data_hash: str  # of the files' contents, the same on every machine
+
+
+class Stacked:
+    """Arrays of equally shaped rows as one, read by row numbers; nothing is copied before."""
+
+    def __init__(self, parts: Sequence[NDArray[np.uint8] | Stacked]) -> None:
+        self.parts = parts
+        self.starts = np.cumsum([0, *(part.shape[0] for part in parts)])
+        self.shape: tuple[int, ...] = (int(self.starts[-1]), *parts[0].shape[1:])
+
+    def __getitem__(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The rows of these numbers, in their order."""
+        rows = np.empty((len(numbers), *self.shape[1:]), np.uint8)
+        which = np.searchsorted(self.starts, numbers, "right") - 1
+        for part in np.unique(which):
+            rows[which == part] = self.parts[part][numbers[which == part] - self.starts[part]]
+        return rows
+
+
+def join_caches(caches: Sequence[Cache]) -> Cache:
+    """The caches of several data sets as one, one after the other; a single one stays as it is."""
+    if len(caches) == 1:
+        return caches[0]
+    digest = hashlib.blake2b("".join(cache.data_hash for cache in caches).encode(), digest_size=16)
+    images, masks = Stacked([cache.images for cache in caches]), Stacked([cache.masks for cache in caches])
+    return Cache(images, masks, digest.hexdigest())
 
 
 class _Plan(NamedTuple):
     """What decides every pixel of a cache."""
 
     rows: Sequence[Row]
-    mapping: LabelMapping
+    mapping: LabelMapping | None
     size: tuple[int, int]
     fit: str
     neighbours: int
@@ -52,7 +78,7 @@ class _Plan(NamedTuple):
 
 def open_cache(
     rows: Sequence[Row],
-    mapping: LabelMapping,
+    mapping: LabelMapping | None,
     *,
     size: tuple[int, int],
     fit: str,
@@ -67,7 +93,7 @@ def open_cache(
 
     Args:
         rows: What to decode, in this order.
-        mapping: Mask values to class indices.
+        mapping: Mask values to class indices; None where no row has a mask.
         size: (H, W) of the result.
         fit: "squash" or "pad".
         folder: Where caches live.
@@ -109,7 +135,7 @@ def read_labels(path: Path, mapping: LabelMapping, shape: tuple[int, ...]) -> ND
 
 
 def _key(plan: _Plan) -> str:
-    decided = [VERSION, plan.mapping.to_json(), plan.size, plan.fit, plan.neighbours]
+    decided = [VERSION, plan.mapping and plan.mapping.to_json(), plan.size, plan.fit, plan.neighbours]
     digest = hashlib.blake2b(json.dumps(decided).encode(), digest_size=12)
     for row in plan.rows:
         for path in (row.image, truth(row)):
@@ -178,7 +204,7 @@ def _write(folder: Path, plan: _Plan, threads: int | None, on_progress: Callable
         image = read_neighbours(around[row.image]) if neighbours else read_image(row.image)
         images[number] = resize_image(image, size, fit)
         mask = truth(row)
-        if mask:
+        if mask and mapping:
             content.update(_content(mask))
             masks[number] = resize_labels(read_labels(mask, mapping, image.shape[:2]), size, fit)
         crc[number] = _crc(images[number], masks[number])

@@ -103,6 +103,11 @@ class LabelMapping:
     found: MaskValues
     indices: tuple[int, ...]
     classes: tuple[str, ...]
+    annotated: tuple[int, ...] | None = None  # indices of the set's own classes, in their order; None: all are its own
+
+    def marks(self) -> tuple[bool, ...]:
+        """Per class, whether these masks would show it."""
+        return tuple(self.annotated is None or index in self.annotated for index in range(len(self.classes)))
 
     def apply(self, raw: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Raw values (H, W) from `read_mask` to class indices (H, W), uint8.
@@ -111,7 +116,8 @@ class LabelMapping:
             UserError: a value that the scan did not see.
         """
         if self.found.threshold is not None:
-            return _above(raw, self.found.threshold)
+            above = _above(raw, self.found.threshold)
+            return above if self.annotated is None else np.array(self.annotated, np.uint8)[above]
         if is_packed(raw) and not self.found.packed_rgb:
             raise UserError(f"a mask in colour, but the mask values known so far are grey: {self.found.listed()}")
         if self.found.packed_rgb and not is_packed(raw):
@@ -131,12 +137,14 @@ class LabelMapping:
             f"{found.shown(value)} -> {index} {self.classes[index]} (present in {count} of {found.masks} masks)"
             for value, index, count in zip(found.values, self.indices, found.counts, strict=True)
         ]
-        absent = sorted(set(range(len(self.classes))) - set(self.indices))
+        absent = [index for index, own in enumerate(self.marks()) if own and index not in self.indices]
         return "\n".join(lines + [f"nothing -> {index} {self.classes[index]} (in no mask)" for index in absent])
 
     def to_json(self) -> dict[str, Any]:
         """One flat dict of lists, numbers and strings; `from_json` reads it back."""
         fields = asdict(self.found) | {"indices": self.indices, "classes": self.classes}
+        if self.annotated is not None:
+            fields["annotated"] = self.annotated
         return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
 
     @classmethod
@@ -148,7 +156,7 @@ class LabelMapping:
         """
         try:
             known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-            indices, classes = known.pop("indices"), known.pop("classes")
+            indices, classes, annotated = known.pop("indices"), known.pop("classes"), known.pop("annotated", None)
             found = MaskValues(**known)
             whole = all(type(n) is int for n in (*found.values, *found.counts, *indices, found.masks))
             same_length = len(found.values) == len(found.counts) == len(indices)
@@ -156,9 +164,11 @@ class LabelMapping:
                 raise ValueError
             if not 0 <= min(found.values) <= max(found.values) < _END:
                 raise ValueError
+            if annotated is not None and not set(indices) <= set(annotated) <= set(range(len(classes))):
+                raise ValueError
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError("the saved label mapping is damaged; restore the run's file or start a new run") from error
-        return cls(found, indices, classes)
+        return cls(found, indices, classes, annotated)
 
     @cached_property
     def _table(self) -> NDArray[np.uint8]:
@@ -185,7 +195,7 @@ def build_mapping(found: MaskValues, classes: Sequence[str] | None = None) -> La
         UserError: ambiguous values, names that do not fit, duplicate names, only background and no names.
     """
     if classes is not None:
-        _check_names(classes)
+        check_names(classes)
     _check_values(found, classes)
     raw = found.values
     if found.threshold is not None:
@@ -251,7 +261,8 @@ def _merged(grey: Counter[int], packed: Counter[int]) -> Counter[int]:
     return packed + Counter({value * _GREY: count for value, count in grey.items()})
 
 
-def _check_names(classes: Sequence[str]) -> None:
+def check_names(classes: Sequence[str]) -> None:
+    """UserError unless these can name classes: at least two, at most 255, no two alike, none empty."""
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:
         raise UserError(f"class name {twice[0]!r} is given twice in {', '.join(classes)}; each class needs its own")

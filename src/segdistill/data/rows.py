@@ -19,6 +19,7 @@ class Row:
     slice: int | None = None  # position in the volume
     spacing: tuple[float, ...] | None = None  # mm, (rows, columns) or (slices, rows, columns)
     hidden: Path | None = None  # the mask where the label budget took it away: for reports, never for training
+    dataset: str = ""  # name of its data set: patients and volumes of one name in two sets are different ones
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,10 @@ def volumes(rows: Sequence[Row]) -> list[list[Row]]:
     Raises:
         UserError: slices given twice, or missing between others: distances across the gap would be wrong.
     """
-    groups: dict[str, list[Row]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault(f"volume {row.volume}" if row.volume else f"image {row.image}", []).append(row)
+        one = f"volume {row.volume}" if row.volume else f"image {row.image}"
+        groups.setdefault((row.dataset, one), []).append(row)
     return [_in_order(group) for group in groups.values()]
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.cache import read_labels
-from ..data.labels import LabelMapping
 from ..data.rows import Row
+from ..data.several import Source
 from ..data.volumes import read_neighbours, volumes, voxel_spacing, with_neighbours
 from ..deploy.predictor import Predictor
 from ..formats import read_image, replacing
@@ -40,15 +40,16 @@ class Case:
     spacing: tuple[float, ...] | None = None  # mm per axis
     calibration: Calibration | None = None
     seconds: tuple[float, ...] = ()  # spent predicting, per image
+    annotated: tuple[bool, ...] | None = None  # per class, whether the reference would show it; None: all
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The table, one row per class of an image or volume, and its summary."""
 
-    scores: list[dict[str, Any]]  # score_image's rows, each with image, dataset, patient, modality
+    scores: list[dict[str, Any]]  # score_image's rows, each with image, shown, dataset, patient, modality
     summary: dict[str, Any]  # metrics.summarise, with "kind", "ece" and "ms_per_image"
-    names: dict[str, Row]  # name in the table -> the row to show
+    names: dict[str, Row]  # name as shown, unlike any other's -> the row to show
 
 
 class Part(NamedTuple):
@@ -59,8 +60,13 @@ class Part(NamedTuple):
     seconds: float | None = None
 
 
-def predicted_cases(predictor: Predictor, rows: Sequence[Row], mapping: LabelMapping, root: Path) -> Iterator[Case]:
+def predicted_cases(predictor: Predictor, rows: Sequence[Row], sources: Mapping[str, Source]) -> Iterator[Case]:
     """Predict the rows beside their reference masks; the slices of a volume make one case.
+
+    Args:
+        predictor: What ships: its label maps are scored as they are.
+        rows: With masks.
+        sources: The data sets that the rows name.
 
     Raises:
         UserError: A row without a mask, slices that make no volume, or no volume for a student that needs them.
@@ -73,19 +79,24 @@ def predicted_cases(predictor: Predictor, rows: Sequence[Row], mapping: LabelMap
         start = time.perf_counter()
         prediction = predictor.predict(image)
         seconds = time.perf_counter() - start
-        if row.mask is None:
+        mapping = sources[row.dataset].mapping
+        if row.mask is None or mapping is None:
             raise UserError(f"{row.image}: has no mask to score against; leave it out or add its mask")
         reference = read_labels(row.mask, mapping, image.shape[:2])
         calibration.update(prediction.probabilities, reference)
         return Part(prediction.labels, reference, seconds)
 
-    for case in cases_of(rows, predict, root):
-        yield replace(case, calibration=calibration)
+    for case in cases_of(rows, predict, {name: source.root for name, source in sources.items()}):
+        mapping = sources[case.row.dataset].mapping
+        yield replace(case, calibration=calibration, annotated=mapping.marks() if mapping else None)
         calibration = Calibration()
 
 
-def cases_of(rows: Sequence[Row], look: Callable[[Row], Part], root: Path) -> Iterator[Case]:
-    """The images of `look`, those of a volume stacked; in mm where the spacing of every row is known."""
+def cases_of(rows: Sequence[Row], look: Callable[[Row], Part], roots: Mapping[str, Path]) -> Iterator[Case]:
+    """The images of `look`, those of a volume stacked; in mm where the spacing of every row is known.
+
+    `roots` are the folders of the data sets that the rows name.
+    """
     groups = volumes(rows)
     in_mm = all(voxel_spacing(group) for group in groups)
     for group in groups:
@@ -93,7 +104,7 @@ def cases_of(rows: Sequence[Row], look: Callable[[Row], Part], root: Path) -> It
         seconds = tuple(part.seconds for part in parts if part.seconds is not None)
         spacing = voxel_spacing(group) if in_mm else None
         if not group[0].volume:
-            yield Case(display_name(group[0], root), group[0], *parts[0][:2], spacing, None, seconds)
+            yield Case(display_name(group[0], roots[group[0].dataset]), group[0], *parts[0][:2], spacing, None, seconds)
             continue
         if len({part.reference.shape for part in parts}) > 1:
             raise UserError(f"volume {group[0].volume}: its slices differ in size; mend the column volume")
@@ -122,7 +133,7 @@ def evaluate_cases(
     Args:
         cases: What to score.
         classes: Class names, background first.
-        dataset: Name in the table.
+        dataset: Name in the table, of cases whose rows name no data set.
         tolerance: Of NSD, in mm where the cases have a spacing, else in pixels.
         seed: Of the bootstrap.
         on_progress: Called with the number of images done.
@@ -131,16 +142,19 @@ def evaluate_cases(
         UserError: A prediction and its reference differ in size, or there is nothing to score.
     """
     scores: list[dict[str, Any]] = []
-    names: dict[str, Row] = {}
+    names: dict[tuple[str, str], Row] = {}
+    homes: set[str] = set()
     seconds: list[float] = []
     kinds: set[str] = set()
     units: set[str] = set()
     images = 0
     calibration = Calibration()
     for case in cases:
-        known = {"image": case.name, "dataset": dataset, "patient": case.row.patient, "modality": case.row.modality}
+        home = case.row.dataset or dataset
+        homes.add(home)
+        known = {"image": case.name, "dataset": home, "patient": case.row.patient, "modality": case.row.modality}
         scores += [known | row for row in _score(case, len(classes), tolerance)]
-        names[case.name] = case.row
+        names[home, case.name] = case.row
         if case.calibration is not None:
             calibration.merge(case.calibration)
         seconds += case.seconds
@@ -153,12 +167,24 @@ def evaluate_cases(
     summary = summarise(scores, class_names=classes, kind=kind, unit=unit, tolerance=tolerance, seed=seed)
     summary["ece"] = calibration.ece if seconds else None
     summary["ms_per_image"] = 1000 * float(np.median(seconds)) if seconds else None
-    return Evaluation([_named(row, classes) for row in scores], summary, names)
+
+    def shown(home: str, name: str) -> str:
+        return f"{home}: {name}" if len(homes) > 1 else name
+
+    table = [_named(row, classes) | {"shown": shown(row["dataset"], row["image"])} for row in scores]
+    return Evaluation(table, summary, {shown(*key): row for key, row in names.items()})
 
 
 def _score(case: Case, classes: int, tolerance: float) -> list[dict[str, Any]]:
     try:
-        return score_image(case.prediction, case.reference, classes=classes, spacing=case.spacing, tolerance=tolerance)
+        return score_image(
+            case.prediction,
+            case.reference,
+            classes=classes,
+            annotated=case.annotated,
+            spacing=case.spacing,
+            tolerance=tolerance,
+        )
     except UserError as error:
         raise UserError(f"{case.name}: {error}") from None
 
@@ -187,7 +213,7 @@ def extremes(evaluation: Evaluation, each: int = 3) -> list[tuple[str, str, floa
     per_image: dict[str, list[float]] = {}
     for row in evaluation.scores:
         if not np.isnan(row["dice"]):
-            per_image.setdefault(row["image"], []).append(row["dice"])
+            per_image.setdefault(row["shown"], []).append(row["dice"])
     ranked = sorted((float(np.mean(values)), name) for name, values in per_image.items())
     each = min(each, len(ranked) // 3) if len(ranked) >= 3 else len(ranked)
     middle = (len(ranked) - each) // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -69,10 +70,11 @@ def validate(
     tables = _tables(predict, numbers, data, device, check, processes)
     per_class = tables[SCORED].nanmean(0)
     names = (f"dice_{name}" for name in data.classes[1:])
-    scores = {name: float(value) for name, value in zip(names, per_class, strict=True) if not value.isnan()}
-    mean = float(tables.pop(SCORED).nanmean(1).nanmean())
-    hidden = _tables(predict, _spread(data.hidden()), data, device, check, processes)
-    return Validation({"dice": mean, **scores}, _means(tables), _means(hidden))
+    classes = {name: float(value) for name, value in zip(names, per_class, strict=True) if not value.isnan()}
+    scores = _over_all(tables.pop(SCORED), data, numbers) | classes
+    chosen = _spread(data)
+    hidden = _tables(predict, chosen, data, device, check, processes)
+    return Validation(scores, _means(tables, data, numbers), _means(hidden, data, chosen))
 
 
 def _tables(
@@ -83,7 +85,10 @@ def _tables(
     check: Callable[[], None],
     processes: Processes,
 ) -> dict[str, Tensor]:
-    """`dice_table` of the rows for each prediction, by name, on the CPU; in a pass shared by the processes."""
+    """`dice_table` of the rows for each prediction, by name, on the CPU; in a pass shared by the processes.
+
+    NaN also where a row's data set does not annotate the class.
+    """
     share = numbers[processes.rank :: processes.world]
     parts: dict[str, list[Tensor]] = {}
     with torch.inference_mode():
@@ -94,7 +99,8 @@ def _tables(
                 continue
             batch, target = data.batch(rows, device), data.truth_for_reports(rows, device)
             for name, logits in predict(batch.image, batch.modality).items():
-                parts.setdefault(name, []).append(dice_table(logits.argmax(1), target, len(data.classes)))
+                table = dice_table(logits.argmax(1), target, len(data.classes))
+                parts.setdefault(name, []).append(table.masked_fill(~batch.classes[:, 1:], torch.nan))
     mine = {name: torch.cat(part).cpu() for name, part in parts.items()}
     gathered = processes.gather(mine)
     whole = {name: torch.empty(len(numbers), len(data.classes) - 1) for name in gathered[0]}
@@ -104,13 +110,28 @@ def _tables(
     return whole
 
 
-def _means(tables: dict[str, Tensor]) -> dict[str, float]:
-    """Mean over classes, then over images; without those that have nothing to find."""
-    means = {name: table.nanmean(1).nanmean() for name, table in tables.items()}
-    return {name: float(mean) for name, mean in means.items() if not mean.isnan()}
+def _over_all(table: Tensor, data: Dataset, numbers: NDArray[np.int64]) -> dict[str, float]:
+    """Mean over classes, then images; of several data sets the mean over their modalities, so that none is drowned."""
+    dice, modality = table.nanmean(1), data.modality[numbers]
+    present = np.unique(modality)
+    if len(data.datasets) < 2 or len(present) < 2:
+        return {"dice": float(dice.nanmean())}
+    means = torch.stack([dice[torch.from_numpy(modality == m)].nanmean() for m in present])
+    named = {f"dice@{data.modalities[m]}": float(mean) for m, mean in zip(present, means, strict=True) if mean >= 0}
+    return {"dice": float(means.nanmean()), **named}
 
 
-def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Up to HIDDEN of them, evenly."""
-    places = np.linspace(0, len(numbers) - 1, min(len(numbers), HIDDEN)).astype(int)
-    return np.take(numbers, places)
+def _means(tables: dict[str, Tensor], data: Dataset, numbers: NDArray[np.int64]) -> dict[str, float]:
+    """The mean of each table, taken as the scored one's; without those that have nothing to find."""
+    means = {name: _over_all(table, data, numbers)["dice"] for name, table in tables.items()}
+    return {name: mean for name, mean in means.items() if not math.isnan(mean)}
+
+
+def _spread(data: Dataset) -> NDArray[np.int64]:
+    """Up to HIDDEN rows whose truth the budget hides, evenly; of several data sets as many of each modality."""
+    numbers = data.hidden()
+    groups = data.modality[numbers] if len(data.datasets) > 1 else np.zeros_like(numbers)
+    parts = [numbers[groups == group] for group in np.unique(groups)]
+    each = max(1, HIDDEN // max(1, len(parts)))
+    places = [np.linspace(0, len(part) - 1, min(len(part), each)).astype(int) for part in parts]
+    return np.concatenate([numbers[:0], *(part[place] for part, place in zip(parts, places, strict=True))])

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 DRAWS_PER_CHUNK = 2_000_000  # 16 MB for the draws, as much for the weights made of them
 
 
+Seed = int | tuple[int, ...]
+
+
 def bootstrap_interval(
-    values: NDArray[np.float64], group: NDArray[np.intp], *, resamples: int, seed: int
+    values: NDArray[np.float64], group: NDArray[np.intp], *, resamples: int, seed: Seed
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Ends of the 95 % percentile intervals of the column means of `values` (N, V), NaN excluded: two arrays (V,).
 
@@ -24,18 +27,31 @@ def bootstrap_interval(
         resamples: Number of resamples.
         seed: Seed of the draws.
     """
+    return percentiles(bootstrap_means(values, group, resamples=resamples, seed=seed))
+
+
+def bootstrap_means(
+    values: NDArray[np.float64], group: NDArray[np.intp], *, resamples: int, seed: Seed
+) -> NDArray[np.float64]:
+    """The column means (resamples, V) of each resample of `bootstrap_interval`; all NaN where there is no interval."""
     groups = int(group.max()) + 1
     sums, counts = np.zeros((2, groups, values.shape[1]))
     np.add.at(sums, group, np.nan_to_num(values))
     np.add.at(counts, group, (~np.isnan(values)).astype(np.float64))
     means = np.concatenate([_divide(w @ sums, w @ counts) for w in _group_weights(groups, resamples, seed)])
-    low, high = np.full((2, values.shape[1]), np.nan)
-    for column in np.flatnonzero((counts > 0).sum(axis=0) >= 2):
+    means[:, (counts > 0).sum(axis=0) < 2] = np.nan
+    return means
+
+
+def percentiles(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends (V,) of the 95 % intervals of resampled means (R, V); NaN for a column without any."""
+    low, high = np.full((2, means.shape[1]), np.nan)
+    for column in np.flatnonzero(~np.isnan(means).all(axis=0)):
         low[column], high[column] = np.nanpercentile(means[:, column], (2.5, 97.5))
     return low, high
 
 
-def _group_weights(groups: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def _group_weights(groups: int, resamples: int, seed: Seed) -> Iterator[NDArray[np.float64]]:
     """How often each group occurs in each resample: chunks (R, G) of `resamples` rows in all."""
     generator = np.random.default_rng(seed)
     rows = max(1, DRAWS_PER_CHUNK // groups)

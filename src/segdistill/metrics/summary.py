@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..types import UserError
-from .bootstrap import bootstrap_interval
+from .bootstrap import bootstrap_interval, bootstrap_means, percentiles
 from .scores import METRICS
 from .table import Table, build_table
 
@@ -32,7 +32,9 @@ def summarise(
     Each statistic is {"mean", "low", "high", "median", "n"}: over the `n` images where the score is defined, with the
     ends of a 95 % bootstrap interval of the mean, resampling what "grouped_by" says. "dice_nonempty" is over images
     whose reference is not empty. "mean" averages the classes within each image, then the images. "datasets" repeats
-    all of it for each dataset where there are several.
+    all of it for each dataset where there are several, "modalities" for each modality; both leave out classes that
+    nothing there annotates. "macro" is then the mean over modalities of their "mean", each counting once: "n" of them,
+    the interval from resampling within each.
 
     Args:
         rows: Dicts of `score_image`, each with "image", "patient" ("" where unknown), "dataset" and "modality".
@@ -57,10 +59,47 @@ def summarise(
         return head | _summarise_table(table, class_names[1:], resamples, seed, kind)
 
     summary = part(rows)
-    datasets = sorted({row["dataset"] for row in rows})
-    if len(datasets) > 1:
-        summary["datasets"] = {name: part([row for row in rows if row["dataset"] == name]) for name in datasets}
+    for kinds, key in (("datasets", "dataset"), ("modalities", "modality")):
+        names = sorted({row[key] for row in rows})
+        if len(names) > 1:
+            summary[kinds] = {name: _own_classes(part([row for row in rows if row[key] == name])) for name in names}
+    if "modalities" in summary:
+        tables = [
+            build_table([row for row in rows if row["modality"] == name], classes=len(class_names), kind=kind)
+            for name in summary["modalities"]
+        ]
+        summary["macro"] = _macro(tables, resamples, seed)
     return summary
+
+
+def _own_classes(part: dict[str, Any]) -> dict[str, Any]:
+    return part | {"classes": {name: block for name, block in part["classes"].items() if block["images"]}}
+
+
+def _macro(tables: Sequence[Table], resamples: int, seed: int) -> dict[str, Any]:
+    """Per metric the mean of the tables' means over images (classes averaged within each), and its interval."""
+    over_classes = [_mean(table.scores, axis=1) for table in tables]  # (N, M) each
+    means = np.array([_mean(scores, axis=0) for scores in over_classes])
+    # One seed for all would draw the same places of tables of one length
+    resampled = [
+        bootstrap_means(scores, table.group, resamples=resamples, seed=(seed, number))
+        for number, (scores, table) in enumerate(zip(over_classes, tables, strict=True))
+    ]
+    low, high = percentiles(_whole_mean(resampled, means))
+    return {
+        metric: {"mean": _number(mean), "low": _number(low[m]), "high": _number(high[m]), "n": int(n)}
+        for m, (metric, mean, n) in enumerate(
+            zip(METRICS, _mean(means, axis=0), (~np.isnan(means)).sum(axis=0), strict=True)
+        )
+    }
+
+
+def _whole_mean(resampled: Sequence[NDArray[np.float64]], means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the modalities that have the metric; NaN where one of them could not be resampled."""
+    stacked = np.stack(resampled)  # (K, R, M)
+    defined = ~np.isnan(means)[:, None]  # (K, 1, M)
+    n = np.maximum(defined.sum(axis=0), 1)
+    return np.asarray(np.where(defined, stacked, 0.0).sum(axis=0) / n)
 
 
 def _summarise_table(table: Table, names: Sequence[str], resamples: int, seed: int, kind: str) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def _render(data: ReportData) -> str:
         summary={"students": {}, **data.summary},
         sentences=list(_sentences(data)),
         parts=list(_parts(data.summary)),
+        overview=list(_overview(data.summary)),
         per_volume=dict(list(volumes.items())[:MAX_VOLUMES]),
         hidden_volumes=max(0, len(volumes) - MAX_VOLUMES),
         panels=log_panels(data.log),
@@ -127,6 +128,15 @@ def _parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
     yield from datasets.items()
 
 
+def _overview(summary: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, int | None, Mapping[str, Any]]]]]:
+    """(heading, lines of name, images and mean scores): each modality and their mean, then each dataset."""
+    for heading, groups in (("Modality", summary.get("modalities")), ("Dataset", summary.get("datasets"))):
+        if groups:
+            lines = [(name or "unknown", part["images"], part["mean"]) for name, part in groups.items()]
+            macro = [("mean of modalities", None, summary["macro"])] if heading == "Modality" else []
+            yield heading, [*lines, *macro]
+
+
 def _sentences(data: ReportData) -> Iterator[str]:
     """What the headline means, and what it does not."""
     summary, mean = data.summary, data.summary["mean"]["dice"]
@@ -141,6 +151,12 @@ def _sentences(data: ReportData) -> Iterator[str]:
         )
     for name, block in summary["classes"].items():
         yield from _class_sentences(name, block, [number(row["dice"]) for row in _rows(data, name)], summary["kind"])
+    if "macro" in summary:
+        macro, worst = summary["macro"]["dice"], _worst(summary["modalities"])
+        yield (
+            f"With each of {macro['n']} modalities counted once, however many {summary['kind']}s it has, the mean "
+            f"Dice is {_figure(macro['mean'])}{worst}."
+        )
     yield (
         "The interval says nothing about other hospitals, devices or populations, nor about training again with "
         "another seed."
@@ -152,6 +168,15 @@ def _sentences(data: ReportData) -> Iterator[str]:
         )
     if summary.get("note"):
         yield summary["note"]
+
+
+def _worst(modalities: Mapping[str, Mapping[str, Any]]) -> str:
+    """The modality of the lowest mean Dice, in words; nothing where none has one."""
+    means = {name: mean for name, part in modalities.items() if (mean := part["mean"]["dice"]["mean"]) is not None}
+    if not means:
+        return ""
+    name = min(means, key=lambda one: means[one])
+    return f"; the lowest is {name or 'unknown'} with {_figure(means[name])}"
 
 
 def _class_sentences(name: str, block: Mapping[str, Any], dice: Sequence[float], kind: str) -> Iterator[str]:
@@ -182,7 +207,7 @@ def _volumes(data: ReportData) -> dict[str, dict[str, Mapping[str, Any]]]:
     table: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name in data.summary["classes"]:
         for row in _rows(data, name):
-            table.setdefault(row["image"], {})[name] = row
+            table.setdefault(row.get("shown", row["image"]), {})[name] = row
 
     def mean_dice(classes: dict[str, Mapping[str, Any]]) -> float:
         values = [value for row in classes.values() if not np.isnan(value := number(row["dice"]))]
