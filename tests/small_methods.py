@@ -10,4 +10,5 @@ DUE = {
 SMALL = {
     "knowsam": {"teacher": "tiny", "labelled_batch": 4, "other_batch": 2},
     "kdas": {"teacher_backbone": "b0", "learning_rate": 1e-3, "labelled_batch": 4, "other_batch": 4},
+    "esp_medsam": {"sam": "tiny"},
 }

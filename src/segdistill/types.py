@@ -44,7 +44,8 @@ class Task(NamedTuple):
     modalities: tuple[str, ...]  # Batch.modality indexes it; one empty name when the data say nothing
     labelled: int  # training rows with a mask
     others: int  # training rows without
-    modality_classes: tuple[tuple[int, ...], ...] = ()  # per modality, classes annotated in it; (): all in each
+    # per modality the foreground class indices annotated in it; () where all are
+    modality_classes: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

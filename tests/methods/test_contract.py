@@ -25,6 +25,13 @@ SIZE = 32
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
+# Settings under which the student learns from labels alone: what a teacher learns costs time and is tested elsewhere.
+ALONE = {
+    "knowsam": {"teacher": "none"},
+    "esp_medsam": {"medical": False, "common": False, "domain": False, "tuned": "student"},
+}
+
+
 def build(name, classes=2, size=SIZE, **settings):
     seed_everything(0)
     method = METHODS[name](
@@ -172,7 +179,7 @@ def test_a_plan_can_be_shortened(name):
 
 def test_eight_images_are_learnt(name):
     size = {"kdas": 64}.get(name, SIZE)  # its maps are at 1/8 of the image
-    method, stages = build(name, size=size, **{"knowsam": {"teacher": "none"}}.get(name, {}))  # SAM is no student
+    method, stages = build(name, size=size, **ALONE.get(name, {}))
     batch = make_batch(8, 4, size=size)
     for stage in stages:
         set_trainable(method, stage.optimizers)

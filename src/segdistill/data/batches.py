@@ -51,9 +51,10 @@ class Dataset:
 
     @cached_property
     def modality_classes(self) -> tuple[tuple[int, ...], ...]:
-        """Per modality, the indices of the classes that any of its rows annotates."""
+        """Per modality, the indices of the foreground classes that any of its rows annotates."""
         held = [{self.marks(row) for row in self.rows if row.modality == name} for name in self.modalities]
-        return tuple(tuple(k for k in range(len(self.classes)) if any(m[k] for m in marks)) for marks in held)
+        foreground = range(1, len(self.classes))
+        return tuple(tuple(k for k in foreground if any(m[k] for m in marks)) for marks in held)
 
     def numbers(self, split: str, *, labelled: bool) -> NDArray[np.int64]:
         """Numbers of the rows of a split that have (or lack) a mask."""

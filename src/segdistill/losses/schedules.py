@@ -17,3 +17,8 @@ def warm_up_linear(progress: float, warm_up: float) -> float:
     if progress < warm_up:
         return progress / warm_up
     return (1 - progress) / max(1e-9, 1 - warm_up)
+
+
+def exponential(progress: float, final: float) -> float:
+    """From 1 to `final`, by the same factor in equal steps."""
+    return math.exp(progress * math.log(final))

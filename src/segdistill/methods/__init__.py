@@ -3,6 +3,7 @@
 from typing import Any
 
 from .bcp import BCP
+from .esp_medsam import ESPMedSAM
 from .kdas import KDAS
 from .knowsam import KnowSAM
 from .mean_teacher import MeanTeacher
@@ -16,4 +17,5 @@ METHODS: dict[str, Any] = {
     "bcp": BCP,
     "knowsam": KnowSAM,
     "kdas": KDAS,
+    "esp_medsam": ESPMedSAM,
 }

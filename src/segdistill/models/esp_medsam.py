@@ -4,10 +4,6 @@ A TinyViT trunk with a bank of modality controllers, a patch prompt made from th
 which each modality has its own queries and MLP. A mixed batch is one pass. Beyond the paper: the modality of an image
 may be left out; a small classifier on what the trunk computes before its first controller then decides, in the same
 pass.
-
-A modality has classes of its own, out of those of the student: a class that it does not have gets the logit NEVER
-there, background the logit 0, so that the softmax over all classes is the softmax over background and the modality's
-own; with one class it is the sigmoid of the paper.
 """
 
 from __future__ import annotations
@@ -19,15 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..types import UserError
 from .controllers import Controllers, Rows, controls
-from .modality_decoder import Decoded, Head, JointReadout, Readouts
+from .modality_heads import ModalityHeads
 from .padding import pad_to_multiple
 from .tiny_vit import DIMS, STRIDE, TinyViT
 
 MEAN = (123.675, 116.28, 103.53)  # SAM's, of 255
 STD = (58.395, 57.12, 57.375)
-NEVER = -1e4  # no probability, and finite, so that its gradient is 0
 
 
 class EspOutput(NamedTuple):
@@ -60,7 +54,7 @@ class ModalityClassifier(nn.Module):
         return torch.cat([score(features) for score in self.scores], dim=1)
 
 
-class EspMedSam(nn.Module):
+class EspMedSam(ModalityHeads):
     """(B, 3, H, W) in [0, 1] -> logits (B, classes, H, W); any size, padded inside to a multiple of 32.
 
     Args:
@@ -77,8 +71,6 @@ class EspMedSam(nn.Module):
 
     mean: Tensor
     std: Tensor
-    class_of: Tensor  # (modalities, K) index of a modality's k-th class among the foreground; its last one repeated
-    source_of: Tensor  # (modalities, C) where a class's logit comes from: 0 background, 1 NEVER, 2 + k
 
     def __init__(
         self,
@@ -93,29 +85,19 @@ class EspMedSam(nn.Module):
         separate_heads: bool = False,
         released_normalisation: bool = False,
     ) -> None:
-        super().__init__()
-        own = modality_classes or [range(1, classes)] * len(modalities)
-        _require_classes(classes, modalities, own)
-        self.modalities = tuple(modalities)
-        self.counts = [len(c) for c in own]
+        super().__init__(
+            classes,
+            modalities,
+            modality_classes,
+            patch_prompt=patch_prompt,
+            joint_channels=joint_channels,
+            separate_heads=separate_heads,
+        )
         self.trunk = TinyViT()
         bank = (Controllers(shared_token) for _ in modalities) if controllers else ()
         self.controllers = nn.ModuleList(bank)
-        self.heads = nn.ModuleList(
-            Head(classes - 1, patch_prompt, JointReadout(max(self.counts), joint_channels) if joint_channels else None)
-            for _ in range(len(modalities) if separate_heads else 1)
-        )
-        self.readouts = Readouts(() if joint_channels else self.counts)
         self.classifier = ModalityClassifier(len(modalities)) if len(modalities) > 1 else None
-        self._register(classes, own, MEAN if released_normalisation else STD)
-
-    def _register(self, classes: int, own: Sequence[Sequence[int]], std: Sequence[float]) -> None:
-        k = max(self.counts)
-        class_of = [[c[min(i, len(c) - 1)] - 1 for i in range(k)] for c in map(list, own)]
-        source_of = [[0] + [2 + list(c).index(j) if j in c else 1 for j in range(1, classes)] for c in own]
-        for name, value in (("class_of", class_of), ("source_of", source_of)):
-            self.register_buffer(name, torch.tensor(value), persistent=False)
-        for name, values in (("mean", MEAN), ("std", std)):
+        for name, values in (("mean", MEAN), ("std", MEAN if released_normalisation else STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None] / 255, persistent=False)
 
     def forward(self, image: Tensor, modality: Tensor | None = None) -> Tensor:
@@ -127,16 +109,15 @@ class EspMedSam(nn.Module):
         padded = pad_to_multiple(image, STRIDE)
         early = self.trunk.early(self._normalise(padded))
         route = self._route(early)
-        rows = self._rows(route.argmax(1) if modality is None else modality)
+        rows = self.rows(route.argmax(1) if modality is None else modality)
         embedding = self._late(early[1], rows)
-        decoded = self._decode(embedding, rows)
-        logits = F.interpolate(self._placed(decoded.mask, rows), padded.shape[2:], mode="bilinear")
-        return EspOutput(logits[..., : image.shape[2], : image.shape[3]], decoded.patch, embedding, route)
+        logits, patch = self.segment(embedding, rows, padded.shape[2:])
+        return EspOutput(logits[..., : image.shape[2], : image.shape[3]], patch, embedding, route)
 
     def encode(self, image: Tensor, modality: Tensor | None) -> Tensor:
         """The embedding (B, 256, H/16, W/16) of images with sides divisible by 32; None: of the trunk alone (S1)."""
         x = self.trunk.early(self._normalise(image))[1]
-        return self.trunk.late(x, None) if modality is None else self._late(x, self._rows(modality))
+        return self.trunk.late(x, None) if modality is None else self._late(x, self.rows(modality))
 
     def route(self, image: Tensor) -> Tensor:
         """Probability of each modality, (B, modalities)."""
@@ -161,37 +142,3 @@ class EspMedSam(nn.Module):
 
     def _late(self, x: Tensor, rows: Rows) -> Tensor:
         return self.trunk.late(x, controls([*self.controllers], rows) if len(self.controllers) else None)
-
-    def _decode(self, embedding: Tensor, rows: Rows) -> Decoded:
-        """Masks of as many classes as the modalities in the batch have at most: an absent one changes nothing."""
-        k = max((self.counts[m] for m, _ in rows.groups), default=max(self.counts))
-        chosen = self.class_of[rows.modality, :k]
-        if len(self.heads) == 1:
-            decoded: Decoded = self.heads[0](embedding, self.readouts, rows, chosen)
-            return decoded
-        if not rows.groups:
-            traced: Decoded = rows.traced([*self.heads], embedding, self.readouts, rows, chosen)
-            return traced
-        parts = [
-            self.heads[m](embedding[i], self.readouts, self._rows(rows.modality[i]), chosen[i]) for m, i in rows.groups
-        ]
-        mask, patch = (torch.cat(values)[rows.inverse] for values in zip(*parts, strict=True))
-        return Decoded(mask, patch)
-
-    def _rows(self, modality: Tensor) -> Rows:
-        return Rows.of(modality, len(self.modalities))
-
-    def _placed(self, mask: Tensor, rows: Rows) -> Tensor:
-        """Logits of a modality's classes (B, K, h, w) among those of the student (B, C, h, w)."""
-        constant = torch.zeros_like(mask[:, :1])
-        sources = torch.cat([constant, constant + NEVER, mask], dim=1)
-        row = torch.arange(len(mask), device=mask.device)[:, None]
-        return sources[row, self.source_of[rows.modality]]
-
-
-def _require_classes(classes: int, modalities: Sequence[str], own: Sequence[Sequence[int]]) -> None:
-    if len(set(modalities)) != len(modalities) or not modalities:
-        raise UserError(f"modalities {', '.join(modalities)}: name each once")
-    if len(own) != len(modalities) or any(not c or not set(c) <= set(range(1, classes)) for c in own):
-        text = f"{[list(c) for c in own]} for {len(modalities)} modalities"
-        raise UserError(f"classes per modality {text}; give each at least one of 1 to {classes - 1}")

@@ -8,6 +8,7 @@ are all alike, so their keys and values are one vector, computed once; the funct
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..types import UserError
 from .sam_weights import Origin, Shape, Weights, read_sam, resized, shape_of
+from .tiny_vit import Control
 
 PATCH = 16
 WIDTH = 256  # of embeddings and prompts
@@ -45,13 +47,13 @@ class EncoderBlock(nn.Module):
         self.window = window
         self.cut_first = cut_first
 
-    def attention(self, tokens: Tensor) -> Tensor:
-        """What the attention adds to the tokens."""
+    def attention(self, tokens: Tensor, control: Control | None = None) -> Tensor:
+        """What the attention adds to the tokens; a control brings one more key and value into every window."""
         height, width = tokens.shape[1:3]
         qkv = self.attn.qkv(self.layer_norm1(tokens))
         window = (self.window, self.window) if self.window else (height, width)
         windows = cut_windows(self._pad(qkv, window), window)  # (B', h', w', 3D)
-        seen = self._attend(windows)
+        seen = self._attend(windows, control)
         return self.attn.proj(join_windows(seen, height, width))  # type: ignore[no-any-return]
 
     def _pad(self, qkv: Tensor, window: tuple[int, int]) -> Tensor:
@@ -64,7 +66,7 @@ class EncoderBlock(nn.Module):
         qkv = torch.cat([qkv, value.expand(batch, height, right, -1)], 2)
         return torch.cat([qkv, value.expand(batch, below, width + right, -1)], 1)
 
-    def _attend(self, qkv: Tensor) -> Tensor:
+    def _attend(self, qkv: Tensor, control: Control | None) -> Tensor:
         """Self-attention of each (B, h, w, 3D) with decomposed relative positions (Li et al. 2022) -> (B, h, w, D)."""
         batch, height, width, _ = qkv.shape
         q, k, v = qkv.view(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, hw, d)
@@ -74,13 +76,34 @@ class EncoderBlock(nn.Module):
             rows = torch.einsum("bnhwd,hkd->bnhwk", grid, relative(self.attn.rel_pos_h, height))
             columns = torch.einsum("bnhwd,wkd->bnhwk", grid, relative(self.attn.rel_pos_w, width))
             bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(4).flatten(2, 3)  # (B, heads, hw, hw)
+        if control is not None:
+            k, v, bias = _with_token(k, v, bias, control)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return seen.transpose(1, 2).reshape(batch, height, width, -1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Attention, then MLP, each added."""
-        tokens = tokens + self.attention(tokens)
-        return tokens + self.mlp(self.layer_norm2(tokens))  # type: ignore[no-any-return]
+    def forward(self, tokens: Tensor, control: Control | None = None) -> Tensor:
+        """Attention, then MLP, each added; the control's MLP, of the normed tokens, beside the block's."""
+        tokens = tokens + self.attention(tokens, control)
+        normed = self.layer_norm2(tokens)
+        out: Tensor = tokens + self.mlp(normed)
+        return out if control is None else out + control.mlp(normed)
+
+
+def _with_token(key: Tensor, value: Tensor, bias: Tensor | None, control: Control) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values (B', heads, N, d) of windows and their bias (B', heads, N, N) with the control's appended."""
+    windows, heads, n, _ = key.shape
+    token = control.bias[:, None, None, None].expand(-1, heads, n, 1)
+    more = [each_window(x, windows) for x in (control.key[:, :, None], control.value[:, :, None], token)]
+    old = key.new_zeros(windows, heads, n, n) if bias is None else bias
+    key, value, bias = (
+        torch.cat([x, y.to(x.dtype)], a) for x, y, a in zip((key, value, old), more, (2, 2, 3), strict=True)
+    )
+    return key, value, bias
+
+
+def each_window(x: Tensor, windows: int) -> Tensor:
+    """What a row of the batch, or all (R = 1), have: (R, ...) -> (windows, ...), rows outermost."""
+    return x.expand(windows, *x.shape[1:]) if len(x) == 1 else x.repeat_interleave(windows // len(x), 0)
 
 
 def relative(table: Tensor, size: int) -> Tensor:
@@ -157,13 +180,16 @@ class Sam(nn.Module):
                 block.attn.rel_pos_h = nn.Parameter(torch.zeros(2 * h - 1, depth))
                 block.attn.rel_pos_w = nn.Parameter(torch.zeros(2 * w - 1, depth))
 
-    def encode(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> embedding (B, 256, H/16, W/16); SAM's normalisation is done here."""
+    def encode(self, image: Tensor, controls: Sequence[Control] = ()) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> embedding (B, 256, H/16, W/16); SAM's normalisation is done here.
+
+        `controls`, one per block, are what ESP-MedSAM's teacher adds.
+        """
         encoder = self.vision_encoder
         tokens = encoder.patch_embed.projection((image - self.mean) / self.std).permute(0, 2, 3, 1)
         tokens = tokens + encoder.pos_embed
-        for block in encoder.layers:
-            tokens = block(tokens)
+        for i, block in enumerate(encoder.layers):
+            tokens = block(tokens, controls[i]) if controls else block(tokens)
         return encoder.neck(tokens)  # type: ignore[no-any-return]
 
     def positions(self) -> Tensor:
