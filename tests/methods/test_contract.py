@@ -22,6 +22,7 @@ from segdistill.models.students import student_spec
 from segdistill.types import Batch, Task
 
 SIZE = 32
+UPDATES = 90  # enough for eight images, whatever the number of threads
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
@@ -183,18 +184,18 @@ def test_eight_images_are_learnt(name):
     batch = make_batch(8, 4, size=size)
     for stage in stages:
         set_trainable(method, stage.optimizers)
-        for i in range(60):
+        for i in range(UPDATES):
             seed_everything(i)
-            output = stage.step(batch, i / 60)
+            output = stage.step(batch, i / UPDATES)
             output.loss.backward()
             for optimizer in stage.optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-            stage.after_update(i / 60)
+            stage.after_update(i / UPDATES)
     method.eval()
     with torch.no_grad():
         prediction = method.student(batch.image[:8]).argmax(1)
-    assert dice_table(prediction, batch.mask[:8], 2).mean() > 0.85  # varies by .05 with the number of threads
+    assert dice_table(prediction, batch.mask[:8], 2).mean() > 0.9
 
 
 def settings(**other):
