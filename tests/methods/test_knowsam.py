@@ -70,6 +70,7 @@ REACHED = {
 def test_every_term_reaches_what_it_should_and_nothing_else(classes):
     method = build(classes)
     output = method.step(batch(classes=classes), 0.6)
+    assert 0 <= output.terms.pop("mu") <= 1  # a weight, without gradient
     assert {name: reached(method, term) for name, term in output.terms.items()} == REACHED
 
 

@@ -53,7 +53,7 @@ def test_sam_teaches_any_student(name, off):
     before = plain.step(batch(), 0.6).terms
     seed_everything(1)
     output = method.step(batch(), 0.6)
-    assert set(output.terms) == {*before, "sam", "kd"}
+    assert set(output.terms) == {*before, "sam", "kd", "mu"}
     assert torch.equal(before["sup"], output.terms["sup"])
     parts = {"student": list(method.student.parameters()), "sam": list(method.sam.parameters())}
     for term, reached in (("sam", "sam"), ("kd", "student")):

@@ -213,6 +213,7 @@ class KnowSAM(nn.Module):
             loss = loss + terms["sam"]
         if self.sam and z_s is not None and eta and c.kd != "none":
             terms["kd"] = (self.sam.kd(z_a, z_s, batch) + self.sam.kd(z_b, z_s, batch)) / 2
+            terms["mu"] = torch.as_tensor(mu)
             loss = loss + mu * terms["kd"]
         if eta and c.entropy_weight:
             terms["entropy"] = (rules.entropy(z_a, batch.classes) + rules.entropy(z_b, batch.classes)) / 2
@@ -321,8 +322,15 @@ class KnowSAM(nn.Module):
             state = "open" if self.sam.ahead() else "shut"
             yield (
                 f"The gate was {state} at the end: on labelled training images SAM's running Dice was {sam:.3f}, the "
-                f"student's {student:.3f}; a SAM more than .02 behind does not teach."
+                f"student's {student:.3f}; a SAM more than .02 behind does not teach. It taught in {share(log):.0%} of "
+                f"the updates in which it could have."
             )
+
+
+def share(log: Sequence[Mapping[str, Any]]) -> float:
+    """Part of the logged updates with a distillation term in which its weight was not 0."""
+    weights = [entry["terms"]["mu"] > 0 for entry in log if "mu" in entry.get("terms", {})]
+    return sum(weights) / max(1, len(weights))
 
 
 def build_trio(aggregation: str, classes: int) -> tuple[Trio, dict[str, nn.Module]]:

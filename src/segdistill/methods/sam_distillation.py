@@ -82,14 +82,14 @@ class SamDistillation(nn.Module):
         return F.interpolate(z_s, image.shape[-2:], mode="bilinear")
 
     def terms(self, batch: Batch, z: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_SAM + mu(t) KD into the logits z of one student, and both by name."""
+        """L_SAM + mu(t) KD into the logits z of one student; both and mu by name."""
         z_s = self(batch.image, z)
         self.observe(z_s, z, batch)
         terms = {"sam": dice_cross_entropy(z_s, batch.mask, batch.labelled, batch.classes)}
         if ramp_up(progress, self.settings.start, self.settings.full) == 0:
             return terms["sam"], terms
-        terms["kd"] = self.kd(z, z_s, batch)
-        return terms["sam"] + self.weight(progress) * terms["kd"], terms
+        terms |= {"kd": self.kd(z, z_s, batch), "mu": torch.as_tensor(self.weight(progress))}
+        return terms["sam"] + terms["mu"] * terms["kd"], terms
 
     def weight(self, progress: float) -> float | Tensor:
         """mu: the ramp, times 0 while the gate is shut."""
