@@ -62,7 +62,7 @@ def test_sam_teaches_any_student(name, off):
             assert any(g is not None and g.abs().max() > 0 for g in grads) == (part == reached)
     assert len(method.stages()[0].optimizers) == 2
     method.stages()[0].after_update(0.0)
-    assert method.sam.updates == 1
+    assert method.sam.standing.updates == 1
 
 
 def batch(labelled=2, others=2):
