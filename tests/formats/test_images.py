@@ -381,7 +381,7 @@ def test_bytes_are_read_as_the_file_is(tmp_path, kind):
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a" + bytes(40), png(7, 5, 8, 2, b"\0" * 4), png(6, 5, 8, 2, b"")])
 def test_bytes_that_are_no_image_are_one_line(content):
-    with pytest.raises(UserError, match="^upload: ") as caught:
+    with pytest.raises(UserError, match=r"^upload: ") as caught:
         images.read_raster_bytes(content, "upload")
     assert "\n" not in str(caught.value)
 

@@ -21,6 +21,7 @@ from .hdf5 import write_label_volume
 from .images import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
+    jpeg_of_image,
     png_of_image,
     png_of_labels,
     read_raster_bytes,
@@ -40,6 +41,7 @@ __all__ = [
     "check_pair",
     "find_series",
     "is_volume",
+    "jpeg_of_image",
     "layout",
     "padded_shape",
     "png_of_image",

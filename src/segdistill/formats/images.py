@@ -156,6 +156,13 @@ def png_of_image(image: NDArray[np.uint8]) -> bytes:
     return _png(Image.fromarray(np.ascontiguousarray(image)))
 
 
+def jpeg_of_image(image: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) as JPEG, to look at: no colour is halved, but no value is kept exactly either."""
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(content, format="JPEG", quality=90, subsampling=0)
+    return content.getvalue()
+
+
 def _png(image: Image.Image) -> bytes:
     content = io.BytesIO()
     image.save(content, format="PNG")
