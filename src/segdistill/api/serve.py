@@ -64,8 +64,8 @@ def serve(
         raise UserError(f"{student} looks at neighbouring slices, which single images do not have; use predict")
     predictor.predict(np.zeros((*predictor.card.size, 3), np.uint8))  # the first one also allocates
     listening = listen(host, port)
-    warnings.simplefilter("ignore")  # of decoders, about the files of others
     shown, bound = (f"[{host}]" if ":" in host else host), listening.getsockname()[1]
     console.print(f"{student} at http://{shown}:{bound}/ (Ctrl-C stops)", markup=False, soft_wrap=True)
-    run(make_server(build_app(predictor, limits, token), max_seconds), listening)
+    with warnings.catch_warnings(action="ignore"):  # of decoders, about the files of others
+        run(make_server(build_app(predictor, limits, token), max_seconds), listening)
     console.print("stopped")

@@ -51,7 +51,10 @@ def run(server: uvicorn.Server, listening: socket.socket) -> None:
     def ended(number: int, frame: Any) -> None:
         """Uvicorn raises the signal once more when it is done; its default action would look like a crash."""
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ended)
-    with listening:
-        server.run(sockets=[listening])
+    before = {number: signal.signal(number, ended) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with listening:
+            server.run(sockets=[listening])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
