@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .api.convert import convert
     from .api.evaluate import evaluate
     from .api.options import TrainOptions
+    from .api.serve import serve
     from .api.train import resume, train
     from .api.use import export, load_student, predict
     from .types import UserError
@@ -33,6 +34,7 @@ _HOME = {
     "load_student": "api.use",
     "predict": "api.use",
     "resume": "api.train",
+    "serve": "api.serve",
     "train": "api.train",
 }
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "load_student",
     "predict",
     "resume",
+    "serve",
     "train",
 ]
 
