@@ -153,7 +153,12 @@ def _predict(words: list[str]) -> int:
     parser = _parser("predict", "Write a mask for each image; outputs that exist are kept.")
     parser.add_argument("student", help="a student's or run's folder, or an .onnx file")
     parser.add_argument("images", nargs="+", help="files, folders (with subfolders), patterns")
-    parser.add_argument("--out", "-o", required=True, help="folder for the masks and areas.csv")
+    parser.add_argument(
+        "--out",
+        "-o",
+        required=True,
+        help="folder for the masks, areas.csv and, of a student that tells modalities apart, routing.csv",
+    )
     return 1 if _call(parser, predict, words).failed else 0
 
 

@@ -235,6 +235,7 @@ def _scoring(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[str, Cal
                 predicted_cases(predictor, rows, loaded.sources),
                 classes=loaded.dataset.classes,
                 dataset=loaded.facts["name"],
+                modalities=predictor.card.modalities,
                 tolerance=options.tolerance,
                 seed=options.seed,
                 on_progress=lambda done: progress(done, len(rows)),

@@ -101,15 +101,21 @@ class EspMedSam(ModalityHeads):
             self.register_buffer(name, torch.tensor(values)[:, None, None] / 255, persistent=False)
 
     def forward(self, image: Tensor, modality: Tensor | None = None) -> Tensor:
-        """Logits; without a modality (B,) the classifier decides for each row."""
+        """Logits; without a modality (B,), or where it is negative, the classifier decides for each row."""
         return self.run(image, modality).logits
+
+    def routed(self, image: Tensor, modality: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits, and what the classifier thinks of each modality in the same pass: probabilities (B, modalities)."""
+        out = self.run(image, modality)
+        return out.logits, out.route.softmax(1)
 
     def run(self, image: Tensor, modality: Tensor | None = None) -> EspOutput:
         """One pass with everything that it computed."""
         padded = pad_to_multiple(image, STRIDE)
         early = self.trunk.early(self._normalise(padded))
         route = self._route(early)
-        rows = self.rows(route.argmax(1) if modality is None else modality)
+        found = route.argmax(1)
+        rows = self.rows(found if modality is None else torch.where(modality < 0, found, modality))
         embedding = self._late(early[1], rows)
         logits, patch = self.segment(embedding, rows, padded.shape[2:])
         return EspOutput(logits[..., : image.shape[2], : image.shape[3]], patch, embedding, route)
