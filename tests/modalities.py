@@ -8,6 +8,7 @@ from PIL import Image
 
 from segdistill.deploy.artefact import save_student
 from segdistill.deploy.card import Card
+from segdistill.models.modality_classifier import early_features
 from segdistill.models.students import build_student, student_spec
 
 SIZE = (64, 64)
@@ -49,10 +50,29 @@ def two_modalities(**arguments):
     return student
 
 
+def remembering(**arguments):
+    """The student of two modalities, with features of both."""
+    student = two_modalities(**arguments)
+    for m, kind in enumerate(("dark", "bright")):
+        images = tensor([picture(kind, seed) for seed in range(12)])
+        with torch.no_grad():
+            features = early_features(student.trunk.early(student._normalise(images)))
+        student.memory.remember(features, torch.full((12,), m))
+    return student
+
+
+def striped(seed, size=SIZE):
+    """Neither dark nor bright: both, in stripes."""
+    image = picture("dark", seed, size)
+    image[::4] = image[1::4] = 230
+    return image
+
+
 def saved(folder: Path, student=None, **changes):
     """The student's folder."""
     student = student or two_modalities()
     spec = student_spec(student)
+    names = getattr(student, "modalities", ())
     card = {
         "name": spec.name,
         "arguments": spec.arguments,
@@ -61,7 +81,7 @@ def saved(folder: Path, student=None, **changes):
         "colours": ((0, 0, 0), (230, 60, 40)),
         "size": SIZE,
         "licence": "none",
-        "modalities": student.modalities,
+        "modalities": names,
     }
     save_student(folder, student, Card(**card | changes))
     return folder
@@ -74,6 +94,7 @@ def made_set(folder: Path, kinds, size=SIZE):
     for seed, kind in enumerate(kinds):
         mask = np.zeros(size, np.uint8)
         mask[size[0] // 4 : size[0] // 2, size[1] // 4 : size[1] // 2] = 255
-        Image.fromarray(picture(kind, seed, size)).save(folder / "images" / f"{kind}{seed}.png")
+        image = striped(seed, size) if kind == "striped" else picture(kind, seed, size)
+        Image.fromarray(image).save(folder / "images" / f"{kind}{seed}.png")
         Image.fromarray(mask).save(folder / "masks" / f"{kind}{seed}.png")
     return folder

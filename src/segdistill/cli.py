@@ -27,6 +27,7 @@ A large promptable segmentation model and a handful of masks in; a small, prompt
   predict   write masks for images, with a student or an ONNX file
   export    write a student as one ONNX file
   convert   make a student of the weights that KnowSAM, KDAS or ESP-MedSAM published
+  extend    one more modality for a trained esp_medsam student; the others stay bit for bit
   check     look for leaks, copies and broken masks in a data set; show an augmentation
 
 examples:
@@ -187,6 +188,27 @@ def _convert(words: list[str]) -> int:
     return 0
 
 
+def _extend(words: list[str]) -> int:
+    """Add a modality to a student."""
+    from .api.extend import extend
+    from .api.options import TrainOptions
+    from .api.runs import method_named
+
+    config = method_named("esp_medsam").Config
+    parser = _parser("extend", "Train one more modality of an esp_medsam student; all else is held still.")
+    parser.add_argument("student", help="a student's or run's folder")
+    parser.add_argument("--data", nargs="+", required=True, help="data of the new modality: folder or CSV manifest")
+    parser.add_argument("--modality", required=True, help="its name")
+    parser.add_argument("--out", "-o", help="run folder to create; train --resume goes on with it")
+    parser.add_class_arguments(TrainOptions, as_group=False, skip={*OF_THE_STUDENT})
+    parser.add_class_arguments(config, "esp_medsam", skip=config.__dataclass_fields__.keys() - {*OF_AN_ADDITION})
+    given = _parse(parser, words)
+    options = {name: given[name] for name in TrainOptions.__dataclass_fields__ if name not in OF_THE_STUDENT}
+    settings = config(**{name: given.esp_medsam[name] for name in OF_AN_ADDITION})
+    extend(given.student, given.data, given.modality, given.out, TrainOptions(**options), settings)
+    return 0
+
+
 def _check(words: list[str]) -> int:
     """Audit a data set, or show an augmentation."""
     from .api.check import check, show_augment
@@ -226,9 +248,13 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
     "export": _export,
     "convert": _convert,
+    "extend": _extend,
 }
 
 
+# Options of train that extend takes from the student, and settings of the method that are left to choose
+OF_THE_STUDENT = ("method", "size", "fit", "neighbours", "modality", "balance", "postprocess", "licence")
+OF_AN_ADDITION = ("head_iterations", "batch_size", "learning_rate", "final_factor", "patch_weight")
 PER_SET = ("--classes", "--threshold", "--labelled", "--modality")  # may be given once per data set
 
 

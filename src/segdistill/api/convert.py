@@ -63,7 +63,7 @@ def convert(
     console.print(f"from {origin}", markup=False)
     if len(sources) > 1:
         console.print(
-            "warning: these files do not say how to tell their modalities apart, so the student is unsure of every one; "
+            "warning: these files do not say how to tell their modalities apart, so the student is unsure of each; "
             "tell it with predict --modality, evaluate --modality and export --modality",
             markup=False,
             style="yellow",
