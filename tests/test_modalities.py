@@ -77,6 +77,11 @@ def test_an_unknown_modality_goes_to_the_most_confident_controller(place, capsys
     assert "does not know the modality mri" in (place / "unknown" / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_file_for_a_modality_that_is_not_there(capsys):
+    assert main(["export", "student", "--out", "x.onnx", "--modality", "mri"]) == 2
+    assert "no modality 'mri'; give one of dark, bright" in capsys.readouterr().err
+
+
 FAST = ["--precision", "32", "--cache", "cache", "--esp_medsam.batch-size", "2"]
 SHORT = [*FAST, "--iterations", "2"]
 LEARNING = [*FAST, "--iterations", "50", "--validate-every", "50", "--esp_medsam.learning-rate", "0.003"]

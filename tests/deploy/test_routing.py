@@ -158,5 +158,42 @@ def test_a_student_of_one_modality_has_no_table(tmp_path, images):
     assert not (tmp_path / "out" / "routing.csv").exists()
 
 
+def test_a_file_for_one_modality_is_smaller_and_says_the_same(predictors, student_folder, tmp_path):
+    from segdistill.deploy.export import export_onnx
+
+    export_onnx(student_folder, tmp_path / "bright.onnx", modality="bright")
+    bound, whole = open_predictor(tmp_path / "bright.onnx"), student_folder.parent / "student.onnx"
+    assert bound.card.modalities == ("bright",)
+    assert not bound.routes
+    assert [entry.name for entry in bound.session.get_inputs()] == ["image"]
+    assert not bound.session.get_overridable_initializers()
+    own = 4 * sum(p.numel() for p in two_modalities().own_parameters(0))
+    assert whole.stat().st_size - (tmp_path / "bright.onnx").stat().st_size > 0.95 * own
+    for kind in KINDS:  # the dark one too: nothing is found out
+        for predictor in predictors:
+            told = predictor.predict(picture(kind, 3), 1)
+            np.testing.assert_allclose(bound.predict(picture(kind, 3)).probabilities, told.probabilities, atol=1e-4)
+
+
+def test_a_modality_that_is_not_there_cannot_be_bound(student_folder, folder, tmp_path):
+    from segdistill.deploy.export import export_onnx
+
+    with pytest.raises(UserError, match="no modality 'xray'; give one of dark, bright"):
+        export_onnx(student_folder, tmp_path / "x.onnx", modality="xray")
+    with pytest.raises(UserError, match="has no weights of a modality's own"):
+        export_onnx(folder, tmp_path / "x.onnx", modality="xray")
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_mixed_batch_in_one_file(predictors):
+    """One after the other through one session: no state, each image its own modality's probabilities."""
+    student, graph = two_modalities(), predictors[1]
+    images = [picture(kind, seed) for seed in range(3) for kind in ("dark", "bright")]
+    with torch.no_grad():
+        mixed = student(tensor(images)).softmax(1).numpy()  # one pass in torch
+    for expected, image in zip(mixed, images, strict=True):
+        np.testing.assert_allclose(graph.predict(image).probabilities, expected, atol=1e-4)
+
+
 def test_from_how_much_on_a_choice_is_sure():
     assert [Route("a", "m", c).decided_by for c in (None, 0.8, 0.79)] == ["told", "classifier", "classifier, unsure"]

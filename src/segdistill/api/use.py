@@ -90,19 +90,23 @@ def _warn_of_unsure(unsure: Sequence[Route], out: Path) -> None:
         )
 
 
-def export(student: Path | str, out: Path | str, *, images: Sequence[Path | str] = ()) -> ExportCheck:
+def export(
+    student: Path | str, out: Path | str, *, images: Sequence[Path | str] = (), modality: str | None = None
+) -> ExportCheck:
     """Write a student as one ONNX file, with resizing and softmax inside, if onnxruntime agrees with torch.
 
     Args:
         student: A student's or a run's folder.
         out: The .onnx file to write.
         images: Images to compare on (files, folders, patterns); none: built-in synthetic ones.
+        modality: Bind the file to this one: without the others' weights, and nothing to find out. None: all of them;
+            the file finds an image's modality itself unless it is told.
 
     Raises:
-        UserError: The two disagree, or the export extra is not installed; no file is left then.
+        UserError: No such modality, the two disagree, or the export extra is not installed; no file is left then.
     """
     chosen = [source for source, _ in find_images(images)] if images else []
-    check = export_onnx(student_path(student), Path(out), chosen)
+    check = export_onnx(student_path(student), Path(out), chosen, modality)
     console.print(
         f"{out}: {check.bytes / 1e6:.1f} MB; onnxruntime agrees with torch on {check.images} "
         f"{'synthetic ' if check.synthetic else ''}images: probabilities within {check.max_difference:.1e}, "

@@ -44,18 +44,21 @@ class ExportCheck:
     bytes: int  # size of the file
 
 
-def export_onnx(student_folder: Path, out: Path, images: Sequence[Path] = ()) -> ExportCheck:
+def export_onnx(
+    student_folder: Path, out: Path, images: Sequence[Path] = (), modality: str | None = None
+) -> ExportCheck:
     """Write `out` if onnxruntime agrees with torch on the images (built-in synthetic ones if none are given).
 
     The file holds the card, the class names and the hash of the weights; post-processing stays outside the graph and is
     applied by `open_predictor`. The graph of a student that tells modalities apart has an output "routing" (their
-    probabilities) and an input "modality" that may be left out: the classifier then decides.
+    probabilities) and an input "modality" that may be left out: the classifier then decides. Bound to a `modality`, it
+    has neither, nor the other modalities' weights.
 
     Raises:
-        UserError: `onnx`, `onnxscript` or `onnxruntime` is missing, the student or an image is unreadable, or the two
-            disagree; then no file is left.
+        UserError: `onnx`, `onnxscript` or `onnxruntime` is missing, the student or an image is unreadable, there is no
+            such modality, or the two disagree; then no file is left.
     """
-    from .artefact import load_student, read_card
+    from .artefact import bound_student, load_student, read_card
 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
@@ -63,6 +66,8 @@ def export_onnx(student_folder: Path, out: Path, images: Sequence[Path] = ()) ->
     if out.suffix.lower() != ".onnx":
         raise UserError(f"{out} would not be found by predict; give a name that ends in .onnx")
     student = load_student(student_folder)
+    if modality is not None:
+        student = bound_student(student, modality)
     _, sha256 = read_card(student_folder)
     part = out.with_name(f".{out.stem}.part.onnx")
     try:
