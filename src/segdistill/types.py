@@ -48,6 +48,16 @@ class Task(NamedTuple):
     modality_classes: tuple[tuple[int, ...], ...] = ()
 
 
+class Known(NamedTuple):
+    """What a student was trained for that a run starts from: the data's new classes and modalities come after these."""
+
+    classes: tuple[str, ...]  # background first
+    modalities: tuple[str, ...]
+    size: tuple[int, int]
+    fit: str
+    neighbours: int
+
+
 @dataclass(frozen=True)
 class Clip:
     """Gradient clipping, per optimizer: by the norm of its gradients, or element-wise by value."""
@@ -99,6 +109,8 @@ class Method(Protocol):
     Optional, looked for when the training is over, with the best weights in place, on the CPU, in eval mode:
 
     `require(config)`, static: raises UserError for what the config names and is not there, before a run exists.
+
+    `known(config) -> Known | None`, static: what a student knows to which the run adds a modality.
 
     `students: Mapping[str, nn.Module]`: other networks that may be shipped, each made by `build_student`. They become
     `RUN/students/NAME` and are scored as the student is.

@@ -54,7 +54,7 @@ OWN = {
     "medical": {"teacher.controllers", "teacher.decoder"},
     "common": {"student.trunk"},
     "domain": {"student.controllers"},
-    "head": {"student.heads", "student.readouts", "student.classifier"},
+    "head": {"student.heads", "student.readouts", "student.classifier", "student.memory"},
 }
 
 

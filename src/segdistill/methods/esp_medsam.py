@@ -34,7 +34,8 @@ from ..models.students import build_student
 from ..models.tiny_vit import STRIDE
 from ..models.weights import read_weights
 from ..transforms.presets import weak
-from ..types import Batch, Remarks, Stage, StepOutput, Task, UserError
+from ..types import Batch, Known, Remarks, Stage, StepOutput, Task, UserError
+from .modality_transfer import Addition, known_before, recalled_cross_entropy, with_addition
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class ESPMedSAMConfig:
     Attributes:
         sam: SAM that teaches: a hub name (facebook/sam-vit-base), a folder of one, an official .pth; tiny or small
             without weights.
-        init: MobileSAM's mobile_sam.pt, in which the student's trunk starts; none: random.
+        init: MobileSAM's mobile_sam.pt, in which the student's trunk starts; none: random. A folder with a student (or
+            of a run): that student gets one more modality, and only what is new trains, in one stage (see `extend`).
         medical: S0, the medical teacher. Without it S2 distils SAM's own embeddings and S3 starts at random heads.
         common: S1, the trunk from SAM's embeddings; images without a label too.
         domain: S2, the controllers from the teacher's embeddings; images without a label too.
@@ -55,7 +57,7 @@ class ESPMedSAMConfig:
         medical_iterations: Updates in S0.
         common_iterations: Updates in S1.
         domain_iterations: Updates in S2.
-        head_iterations: Updates in S3.
+        head_iterations: Updates in S3, or in the one stage of a modality that is added.
         batch_size: Images per batch: labelled ones in S0 and S3, any in S1 and S2.
         learning_rate: Learning rate of Adam at the start of each stage.
         final_factor: Share of it that is left at the end; it decays exponentially.
@@ -88,8 +90,13 @@ class ESPMedSAM(nn.Module):
 
     def __init__(self, config: ESPMedSAMConfig, task: Task) -> None:
         super().__init__()
-        check(config)
         self.config = c = config
+        self.teacher: MedicalSam | None = None
+        self.addition: Addition | None = None
+        if Path(c.init).is_dir():
+            self.student, self.addition = with_addition(c.init, task)
+            return
+        check(config)
         joint = list(range(len(task.modalities))) if c.joint_queries else None
         own = [list(classes) for classes in task.modality_classes] or None
         self.student = cast(
@@ -106,15 +113,24 @@ class ESPMedSAM(nn.Module):
         )
         if c.init != "none":
             load_mobile_sam(self.student, read_weights(Path(c.init)))
-        self.teacher: MedicalSam | None = None
         if c.medical or c.common or c.domain:
             heads = ModalityHeads(task.classes, task.modalities, own, patch_prompt=c.patch_prompt, joint_channels=joint)
             self.teacher = medical_sam(c.sam, task.size, heads)
 
+    @staticmethod
+    def known(config: ESPMedSAMConfig) -> Known | None:
+        """Of the student that gets one more modality."""
+        return known_before(config.init)
+
     def stages(self) -> list[Stage]:
-        """S0 to S3, without those that are left out."""
+        """S0 to S3, without those that are left out; of a modality that is added one stage."""
         c, student = self.config, self.student
         labelled, all_rows = (c.batch_size, 0), (0, c.batch_size)
+        if self.addition:
+            extend = self.stage(
+                "extend", self.add, self.addition.parameters, c.head_iterations, labelled, scored=student
+            )
+            return [replace(extend, watched=self.watched)]
         plan = []
         if c.medical and self.teacher:
             own = self.teacher.own_parameters()
@@ -177,8 +193,19 @@ class ESPMedSAM(nn.Module):
         """S3: L_seg + 0.5 L_patch of the student; the cross-entropy of its classifier, which reaches nothing else."""
         out = self.student.run(batch.image, batch.modality)
         terms = self.segmentation(out.logits, out.patch, batch)
+        self.student.memory.remember(out.features, batch.modality)
         if self.student.classifier is not None:
             terms["route"] = F.cross_entropy(out.route.float(), batch.modality)
+        return StepOutput(self.weighted(terms), terms)
+
+    def add(self, batch: Batch, progress: float) -> StepOutput:
+        """As S3, for what is new; the classifier also on what it remembers of the other modalities, if of all."""
+        out = self.student.run(batch.image, batch.modality)
+        terms = self.segmentation(out.logits, out.patch, batch)
+        self.student.memory.remember(out.features, batch.modality)
+        if self.student.classifier is not None and not cast(Addition, self.addition).forgotten:
+            terms["route"] = F.cross_entropy(out.route.float(), batch.modality)
+            terms["keep"] = recalled_cross_entropy(self.student, self.student.classifier)
         return StepOutput(self.weighted(terms), terms)
 
     def segmentation(self, logits: Tensor, patch: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -230,9 +257,18 @@ class ESPMedSAM(nn.Module):
     def sentences(self, log: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         """What the log says about the teacher and the classifier."""
         origin = self.teacher.sam.origin if self.teacher else None
+        if self.addition:
+            old = ", ".join(filter(None, self.addition.before)) or "what it knew"
+            yield f"{self.student.modalities[-1]} was added to {old}, whose outputs are the same bits as before."
+            if self.addition.forgotten:
+                lost = ", ".join(self.addition.forgotten)
+                yield (
+                    f"The student remembers no features of {lost}, so its classifier could not learn to find the new "
+                    "modality, and finds it nowhere; tell it with --modality."
+                )
         if self.teacher:
             yield f"SAM's weights: {origin.file}, sha256 {origin.sha256}." if origin else "SAM began without weights."
-        entries = [entry for entry in log if entry.get("stage") == "head" and entry.get("watched")]
+        entries = [entry for entry in log if entry.get("stage") in ("head", "extend") and entry.get("watched")]
         if entries:
             last = entries[-1]
             others = {"teacher": "the medical teacher's", "routed": "the student's where it finds the modality itself"}
