@@ -5,6 +5,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from helpers import assert_batches
 from PIL import Image
 
 from segdistill.deploy import export
@@ -25,6 +26,23 @@ def test_any_size_agrees_with_torch(unet_folder, onnx_file, image):
         assert b.labels.shape == shape
         equal, pixels = equal + (a.labels == b.labels).sum(), pixels + a.labels.size
     assert equal / pixels > 0.9999
+
+
+def test_images_of_one_size_go_together(onnx_file, image):
+    assert_batches(onnx_file, [image(50, 71, seed) for seed in range(3)])
+
+
+def test_a_file_of_one_image_at_a_time_is_of_an_earlier_version(onnx_file, tmp_path):
+    model = onnx.load(onnx_file)
+    del model.graph.input[0].type.tensor_type.shape.dim[0]
+    for node in model.graph.node:
+        if "image" in node.input:
+            node.input[list(node.input).index("image")] = "batch"
+    model.graph.initializer.append(onnx.helper.make_tensor("first", onnx.TensorProto.INT64, [1], [0]))
+    model.graph.node.insert(0, onnx.helper.make_node("Unsqueeze", ["image", "first"], ["batch"]))
+    onnx.save(model, tmp_path / "old.onnx")
+    with pytest.raises(UserError, match="an earlier version wrote it; export it again"):
+        open_predictor(tmp_path / "old.onnx")
 
 
 def test_the_file_holds_everything(unet_folder, onnx_file):

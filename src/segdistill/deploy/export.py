@@ -1,4 +1,4 @@
-"""One ONNX file that does it all: uint8 image of any size in; labels and probabilities of that size out.
+"""One ONNX file that does it all: uint8 images of any size in; labels and probabilities of that size out.
 
 The graph is refused unless onnxruntime computes with it what torch computes with the student.
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..formats import read_image
 from ..types import UserError
 from .card import card_json, card_values
-from .predictor import OnnxPredictor, Prediction, TorchPredictor
+from .predictor import BATCH, OnnxPredictor, Prediction, TorchPredictor
 
 if TYPE_CHECKING:
     from .student import Student
@@ -91,17 +91,20 @@ def export_onnx(
 def _write_graph(student: Student, sha256: str, path: Path) -> None:
     import torch
 
-    from .student import Routed
+    from .student import Batched, Routed
 
-    height, width = torch.export.Dim("height"), torch.export.Dim("width")
+    free = {0: BATCH, 1: "height", 2: "width"}
+    if student.routes:
+        del free[0]  # the graph chooses one modality's weights
+    sizes = ({axis: torch.export.Dim(name) for axis, name in free.items()},)
     h, w = student.card.size
-    example = torch.zeros(h + 3, w + 5, 3, dtype=torch.uint8)  # unlike any size in the network, to be told apart
-    sizes = ({0: height, 1: width},)
+    # Unlike any size in the network, to be told apart.
+    example = torch.zeros(1 if student.routes else 2, h + 3, w + 5, 3, dtype=torch.uint8)
     not_told = torch.tensor([-1])
     try:
         with _quiet():
             program = torch.onnx.export(
-                Routed(student) if student.routes else student,
+                Routed(student) if student.routes else Batched(student),
                 (example, not_told) if student.routes else (example,),
                 dynamo=True,
                 verbose=False,

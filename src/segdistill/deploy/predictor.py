@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from .student import Student
 
+BATCH = "images"  # the free dimension of an exported graph
+
 
 class Prediction(NamedTuple):
     """One image's result, at the size of that image."""
@@ -115,6 +117,7 @@ class OnnxPredictor:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about its own optimisations
         options.enable_cpu_mem_arena = False  # it keeps what the largest image took, for good, and is no faster
+        options.add_free_dimension_override_by_name(BATCH, 1)  # known shapes inside the network
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -129,6 +132,8 @@ class OnnxPredictor:
         entries = self.session.get_modelmeta().custom_metadata_map
         if "card" not in entries:
             raise UserError(f"{path} does not say what it predicts; use a file of `segdistill export`")
+        if len(self.session.get_inputs()[0].shape) != 4:
+            raise UserError(f"{path} takes no batch of images: an earlier version wrote it; export it again")
         self.card, _ = parse_card(entries["card"], f"the card in {path}")
         self.routes = "routing" in (output.name for output in self.session.get_outputs())
 
@@ -142,16 +147,17 @@ class OnnxPredictor:
         given = {"image": self._array(image)}
         if self.routes and modality is not None:
             given["modality"] = np.array([modality])
-        return Prediction(*self.session.run(["labels", "probabilities", *["routing"] * self.routes], given))
+        found = self.session.run(["labels", "probabilities", *["routing"] * self.routes], given)
+        return Prediction(*(part[0] for part in found))
 
     def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As in Predictor."""
         found: NDArray[np.float32] = self.session.run(["routing"], {"image": self._array(image)}, self.first_layers)[0]
-        return found
+        return found[0]
 
     def _array(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         _require_paddable(image, self.card)
-        return np.ascontiguousarray(image)
+        return np.ascontiguousarray(image)[None]
 
 
 def _require_paddable(image: NDArray[np.uint8], card: Card) -> None:
