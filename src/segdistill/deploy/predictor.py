@@ -152,8 +152,10 @@ class OnnxPredictor:
 
     def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As in Predictor."""
-        found: NDArray[np.float32] = self.session.run(["routing"], {"image": self._array(image)}, self.first_layers)[0]
-        return found[0]
+        found: list[NDArray[np.float32]] = self.session.run(
+            ["routing"], {"image": self._array(image)}, self.first_layers
+        )
+        return found[0][0]
 
     def _array(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         _require_paddable(image, self.card)

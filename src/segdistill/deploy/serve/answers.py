@@ -48,7 +48,7 @@ def predict_upload(predictor: Predictor, content: bytes, spacing: Spacing | None
         UserError: no image, a damaged one, or one of more than `max_pixels`, which are not decoded.
     """
     image = read_raster_bytes(content, NAME, max_pixels)
-    labels, _ = predict_slices(predictor, image[None])
+    labels = predict_slices(predictor, image[None]).labels
     return Predicted(image, labels[0], predictor.card, spacing)
 
 
