@@ -85,7 +85,7 @@ def test_a_graph_that_disagrees_is_refused_and_not_left(folder, tmp_path, monkey
 
     (tmp_path / "s.onnx").write_bytes(b"earlier")
     monkeypatch.setattr(export, "OnnxPredictor", Wrong)
-    with pytest.raises(UserError, match=r"not written: onnxruntime and torch differ .* 5 images"):
+    with pytest.raises(UserError, match=r"nothing written: onnxruntime and torch differ .* 5 images"):
         export.export_onnx(folder, tmp_path / "s.onnx")
     assert (tmp_path / "s.onnx").read_bytes() == b"earlier"
     assert {f.name for f in tmp_path.iterdir()} == {"s.onnx", folder.name}

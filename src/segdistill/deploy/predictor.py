@@ -1,4 +1,4 @@
-"""Predict with a student, from its folder (torch) or from an ONNX file (onnxruntime, torch is not imported)."""
+"""Predict with a student: from its folder by torch, from an ONNX or OpenVINO file without importing torch."""
 
 from __future__ import annotations
 
@@ -40,21 +40,29 @@ class Predictor(Protocol):
         """RGB (H, W, 3) -> labels after post-processing, probabilities; `modality` indexes the card's, None: found."""
         ...
 
+    def raw(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
+        """Before post-processing: what an exported file must reproduce."""
+        ...
+
     def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The probability of each modality (M,), of a student that routes."""
         ...
 
 
 def open_predictor(path: Path, device: str = "cpu", threads: int | None = None) -> Predictor:
-    """The predictor of a student's folder or an `.onnx` file; `threads` limits torch's or onnxruntime's.
+    """The predictor of a student's folder or an exported file, .onnx or .xml (OpenVINO); `threads` limits its threads.
 
     Raises UserError for a path that is neither, a damaged student, or a device that is not there.
     """
     if path.suffix.lower() == ".onnx" and path.is_file():
         return OnnxPredictor(path, device, threads)
+    if path.suffix.lower() == ".xml" and path.is_file():
+        from .openvino_file import OpenVinoPredictor
+
+        return OpenVinoPredictor(path, device, threads)
     if not path.is_dir():
         problem = "is not a student" if path.exists() else "does not exist"
-        raise UserError(f"{path} {problem}; give a student's folder or an .onnx file of `segdistill export`")
+        raise UserError(f"{path} {problem}; give a student's folder or a file of `segdistill export`")
     import torch
 
     from .artefact import load_student
@@ -80,7 +88,7 @@ class TorchPredictor:
         return found._replace(labels=postprocess(found.labels, self.card))
 
     def raw(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
-        """Before post-processing: what an exported graph must reproduce."""
+        """As in Predictor."""
         import torch
 
         told = None if modality is None else torch.tensor([modality], device=self.device)
@@ -99,7 +107,7 @@ class TorchPredictor:
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
         import torch
 
-        _require_paddable(image, self.card)
+        require_paddable(image, self.card)
         return torch.tensor(np.ascontiguousarray(image), device=self.device)
 
 
@@ -152,17 +160,17 @@ class OnnxPredictor:
 
     def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As in Predictor."""
-        found: list[NDArray[np.float32]] = self.session.run(
-            ["routing"], {"image": self._array(image)}, self.first_layers
-        )
-        return found[0][0]
+        found: NDArray[np.float32] = self.session.run(["routing"], {"image": self._array(image)}, self.first_layers)[0][
+            0
+        ]
+        return found
 
     def _array(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        _require_paddable(image, self.card)
+        require_paddable(image, self.card)
         return np.ascontiguousarray(image)[None]
 
 
-def _require_paddable(image: NDArray[np.uint8], card: Card) -> None:
+def require_paddable(image: NDArray[np.uint8], card: Card) -> None:
     """Refuse the strip of an image that padding to the aspect ratio would turn into more than memory holds."""
     height, width = image.shape[:2]
     if card.fit == "pad" and math.prod(padded_shape(height, width, card.size)) > MAX_PIXELS:
