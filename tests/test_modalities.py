@@ -156,3 +156,21 @@ def test_a_plain_student_has_no_modalities_to_add_to(place, capsys):
     saved(place / "plain", build_student("unet", classes=2), modalities=())
     assert main(["extend", "plain", "--data", "D", "--modality", "new"]) == 2
     assert "a unet has no modalities to add to" in capsys.readouterr().err
+
+
+def test_a_run_of_two_modalities_from_folders_to_routing(place, capsys):
+    """All four stages, the teacher's embeddings kept while they are needed, the classifier judged at the end."""
+    made_set(place / "dark", ["dark"] * 9)
+    made_set(place / "bright", ["bright"] * 9)
+    words = ["train", "dark", "bright", "--method", "esp_medsam", "--esp_medsam.sam", "tiny", "--size", "32"]
+    words += ["--esp_medsam.cached", "true", "--iterations", "8", *FAST, "--out", "joint"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "common: the teacher's embeddings of 14 images take" in shown
+    assert not (place / "joint" / "embeddings").exists()
+    found = summary(place / "joint")["routing"]
+    assert set(found["confusion"]) == {"bright", "dark"}
+    assert found["n"] == 2
+    assert "Which modality the student sees" in (place / "joint" / "report.html").read_text(encoding="utf-8")
+    memory = open_predictor(place / "joint" / "student").student.network.memory
+    assert (memory.seen > 0).all()  # to tell a modality that may come later from these

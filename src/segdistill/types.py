@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -36,6 +38,14 @@ class StepOutput(NamedTuple):
     terms: dict[str, Tensor]  # every addend, by the paper's name, as logged
 
 
+class Store(NamedTuple):
+    """Where a method may keep what it computed of the training images while the run lasts."""
+
+    folder: Path  # in the run's folder
+    rows: tuple[int, ...]  # numbers of the training rows (`Batch.index`), ascending
+    say: Callable[[str], None]  # one line for the user
+
+
 class Task(NamedTuple):
     """What a method is built for."""
 
@@ -46,6 +56,7 @@ class Task(NamedTuple):
     others: int  # training rows without
     # per modality the foreground class indices annotated in it; () where all are
     modality_classes: tuple[tuple[int, ...], ...] = ()
+    store: Store | None = None  # none where there is no run
 
 
 class Known(NamedTuple):
