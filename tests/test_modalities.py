@@ -2,12 +2,19 @@
 
 import csv
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from modalities import LEVELS, made_set, picture, remembering, saved
 
 from segdistill.cli import main
+from segdistill.data.labels import build_mapping, scan_values
+from segdistill.data.rows import Row
+from segdistill.data.several import Source
 from segdistill.deploy.predictor import open_predictor
+from segdistill.engine.evaluator import predicted_cases
+from segdistill.formats import read_image
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +39,24 @@ def summary(folder):
 def dice(folder):
     with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
         return [row["dice"] for row in csv.DictReader(file)]
+
+
+def test_a_volume_of_unknown_modality_is_scored_as_one(place):
+    """Two bright slices and a dark one, which alone would be routed elsewhere."""
+    folder = made_set(place / "V", ["bright", "dark", "bright"])
+    names = ["bright0", "dark1", "bright2"]
+    rows = [
+        Row(folder / f"images/{n}.png", folder / f"masks/{n}.png", volume="v", slice=k) for k, n in enumerate(names)
+    ]
+    mapping = build_mapping(scan_values([row.mask for row in rows], None, lambda done, total: None, None), None)
+    predictor = open_predictor(place / "student")
+    for modality, number in (("", 1), ("dark", 0)):
+        known = [replace(row, modality=modality, dataset="V") for row in rows]
+        (case,) = predicted_cases(predictor, known, {"V": Source("V", folder, mapping)})
+        expected = [predictor.predict(read_image(row.image), number).labels for row in rows]
+        assert (case.prediction == np.stack(expected)).all()
+        assert case.routing.argmax() == 1
+    assert (expected[0] != predictor.predict(read_image(rows[0].image), 1).labels).any()
 
 
 def test_predict_says_what_it_is_unsure_of(place, capsys):
