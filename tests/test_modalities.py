@@ -109,7 +109,7 @@ def test_a_file_for_a_modality_that_is_not_there(capsys):
 
 FAST = ["--precision", "32", "--cache", "cache", "--esp_medsam.batch-size", "2"]
 SHORT = [*FAST, "--iterations", "2"]
-LEARNING = [*FAST, "--iterations", "50", "--validate-every", "50", "--esp_medsam.learning-rate", "0.003"]
+LEARNING = [*FAST, "--iterations", "50", "--validate-every", "50", "--esp_medsam.learning-rate", "0.0003"]
 LEARNING += ["--esp_medsam.final-factor", "1"]
 
 

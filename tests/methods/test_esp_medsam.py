@@ -297,6 +297,16 @@ def test_the_rate_falls_as_released():
         assert schedule(epoch / 200) == pytest.approx(0.98**epoch, rel=1e-2)
 
 
+def test_the_classifier_has_a_rate_of_its_own():
+    method = build()
+    (optimizer,) = stage_of(method, "head").optimizers
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    routing = {id(p) for p in method.student.classifier.parameters()}
+    assert {rates[i] for i in routing} == {5e-3}
+    assert {rate for i, rate in rates.items() if i not in routing} == {5e-4}
+    assert len(build(modalities=("",)).stages()[3].optimizers[0].param_groups) == 1  # nothing to tell apart
+
+
 def stored(tmp_path, rows=range(4), size=(SIZE, SIZE), said=None, **settings):
     """A method whose teacher's embeddings are kept below tmp_path."""
     seed_everything(0)

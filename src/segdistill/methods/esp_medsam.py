@@ -38,6 +38,8 @@ from ..types import Batch, Known, Remarks, Stage, StepOutput, Task, UserError
 from .modality_transfer import Addition, known_before, recalled_cross_entropy, with_addition
 from .teacher_embeddings import TeacherEmbeddings
 
+ROUTING_RATE = 10  # of the classifier, a linear map, to the rate of the rest; benchmarks/routing_rate.py
+
 
 @dataclass(frozen=True)
 class ESPMedSAMConfig:
@@ -162,11 +164,16 @@ class ESPMedSAM(nn.Module):
         *,
         scored: nn.Module | None = None,  # S1 and S2 have no masks to score: their last weights stay
     ) -> Stage:
-        """All stages train alike: Adam, decaying exponentially."""
+        """All stages train alike: Adam, decaying exponentially; a classifier among the parameters at its own rate."""
+        rate, classifier = self.config.learning_rate, self.student.classifier
+        own = {id(p) for p in classifier.parameters()} if classifier else set()
+        groups = [{"params": [p for p in parameters if id(p) not in own]}]
+        if routing := [p for p in parameters if id(p) in own]:
+            groups.append({"params": routing, "lr": ROUTING_RATE * rate})  # type: ignore[dict-item]
         return Stage(
             name=name,
             step=step,
-            optimizers=[Adam(parameters, lr=self.config.learning_rate)],
+            optimizers=[Adam(groups, lr=rate)],
             iterations=iterations,
             batch=batch,
             augment=weak,
