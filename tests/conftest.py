@@ -1,6 +1,7 @@
 """Tests use two threads, no network, and small generated images."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from helpers import make_set
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 SHARED = Path(__file__).parents[1].parent / "shared"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 def pytest_collection_modifyitems(items):
@@ -17,6 +19,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs ../shared"))
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+        if "browser" in item.keywords and CHROMIUM is None:
+            item.add_marker(pytest.mark.skip(reason="needs Chromium"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -27,16 +31,23 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Only what needs ../shared or a GPU may skip."""
+    """Only what needs ../shared, a GPU or a browser may skip."""
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and not {"shared", "gpu"} & set(item.keywords):
-        report.outcome, report.longrepr = "failed", f"{item.nodeid}: skipped, but needs neither ../shared nor a GPU"
+    if report.skipped and not hasattr(report, "wasxfail") and not {"shared", "gpu", "browser"} & set(item.keywords):
+        why = f"{item.nodeid}: skipped, but needs neither ../shared nor a GPU nor a browser"
+        report.outcome, report.longrepr = "failed", why
     return report
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str | None:
+    """The machine's browser."""
+    return CHROMIUM
 
 
 @pytest.fixture(scope="session")

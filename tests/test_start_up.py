@@ -19,7 +19,7 @@ def modules_after(code: str) -> set[str]:
         "import segdistill",
         "import segdistill.formats",
         "from segdistill.cli import main; main(['--help'])",
-        "from segdistill.api import use, options",
+        "from segdistill.api import use, options, serve",
         "import segdistill.data.manifest, segdistill.data.labels, segdistill.data.cache",
     ],
 )

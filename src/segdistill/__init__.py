@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .api.evaluate import evaluate
     from .api.extend import extend
     from .api.options import TrainOptions
+    from .api.serve import serve
     from .api.train import resume, train
     from .api.use import export, load_student, predict
     from .types import UserError
@@ -35,6 +36,7 @@ _HOME = {
     "load_student": "api.use",
     "predict": "api.use",
     "resume": "api.train",
+    "serve": "api.serve",
     "train": "api.train",
 }
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "load_student",
     "predict",
     "resume",
+    "serve",
     "train",
 ]
 

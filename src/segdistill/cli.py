@@ -26,6 +26,7 @@ A large promptable segmentation model and a handful of masks in; a small, prompt
   compare   say whether runs differ: paired by image and seed, with intervals
   predict   write masks for images, with a student or an ONNX file
   export    write a student as one ONNX file
+  serve     show a page to drop images on, and answer images over HTTP
   convert   make a student of the weights that KnowSAM, KDAS or ESP-MedSAM published
   extend    one more modality for a trained esp_medsam student; the others stay bit for bit
   check     look for leaks, copies and broken masks in a data set; show an augmentation
@@ -36,6 +37,7 @@ examples:
   segdistill train --resume runs/first
   segdistill predict runs/first IMAGES --out masks
   segdistill export runs/first --out student.onnx
+  segdistill serve student.onnx
 """
 
 
@@ -175,6 +177,16 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _serve(words: list[str]) -> int:
+    """Answer images over HTTP."""
+    from .api.serve import serve
+
+    parser = _parser("serve", "Show a page to drop images on, and answer images with masks, overlays and areas.")
+    parser.add_argument("student", help="a student's or run's folder, or an .onnx file")
+    _call(parser, serve, words)
+    return 0
+
+
 def _convert(words: list[str]) -> int:
     """Make a student of published weights."""
     from .api.convert import SIZES, convert
@@ -247,6 +259,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "predict": _predict,
     "export": _export,
+    "serve": _serve,
     "convert": _convert,
     "extend": _extend,
 }

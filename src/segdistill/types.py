@@ -35,7 +35,7 @@ class StepOutput(NamedTuple):
     """What a step computed."""
 
     loss: Tensor  # scalar; the engine calls backward on it, once
-    terms: dict[str, Tensor]  # every addend, by the paper's name, as logged
+    terms: dict[str, Tensor]  # every addend by the paper's name, and weights that data decide, as logged
 
 
 class Store(NamedTuple):

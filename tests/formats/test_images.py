@@ -368,3 +368,33 @@ def test_refused_write_is_a_user_error(tmp_path: Path) -> None:
 def test_formats_import_no_torch() -> None:
     code = "import segdistill.formats, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- a file in memory -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "bmp"])
+def test_bytes_are_read_as_the_file_is(tmp_path, kind):
+    path = save(tmp_path / f"a.{kind}", Image.fromarray(RGB))
+    np.testing.assert_array_equal(images.read_raster_bytes(path.read_bytes(), "upload"), read_image(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a" + bytes(40), png(7, 5, 8, 2, b"\0" * 4), png(6, 5, 8, 2, b"")])
+def test_bytes_that_are_no_image_are_one_line(content):
+    with pytest.raises(UserError, match=r"^upload: ") as caught:
+        images.read_raster_bytes(content, "upload")
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_beyond_the_limit_are_not_decoded(monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(UserError, match="upload: 7x5 pixels; at most 34 are read"):
+        images.read_raster_bytes(png(7, 5, 8, 2, b""), "upload", max_pixels=34)
+
+
+def test_png_bytes_are_what_is_written(tmp_path):
+    labels, colours = GREY % 3, [(0, 0, 0), (9, 8, 7), (255, 0, 3)]
+    write_labels(tmp_path / "labels.png", labels, colours)
+    write_image(tmp_path / "image.png", RGB)
+    assert images.png_of_labels(labels, colours) == (tmp_path / "labels.png").read_bytes()
+    assert images.png_of_image(RGB) == (tmp_path / "image.png").read_bytes()

@@ -287,7 +287,7 @@ def test_sam_teaches_the_student_after_pre_training():
     before = plain.step(batch(), 0.6).terms
     seed_everything(1)
     terms = method.step(batch(), 0.6).terms
-    assert terms.keys() == {*before, "sam", "kd"}
+    assert terms.keys() == {*before, "sam", "kd", "mu"}
     assert torch.equal(before["sup_u"], terms["sup_u"])
     parts = {"student": list(method.student.parameters()), "sam": list(method.sam.parameters())}
     for term, reached in (("sam", "sam"), ("kd", "student")):
@@ -296,9 +296,9 @@ def test_sam_teaches_the_student_after_pre_training():
             assert any(g is not None and g.abs().max() > 0 for g in grads) == (name == reached)
     assert [len(stage.optimizers) for stage in method.stages()] == [1, 2]
     method.stages()[1].after_update(0.0)
-    assert method.sam.updates == 1
+    assert method.sam.standing.updates == 1
     off = BCP(BCPConfig(sam="tiny", unsupervised=0.0), TASK)
-    assert off.step(batch(), 0.6).terms.keys() == {"sup", "sam", "kd"}
+    assert off.step(batch(), 0.6).terms.keys() == {"sup", "sam", "kd", "mu"}
     assert [stage.batch for stage in off.stages()] == [(12, 12)]
 
 

@@ -42,7 +42,7 @@ def batch(labelled=2, others=3, classes=2, size=(32, 32)):
 def reached(method, term):
     """Which parts a term's gradient reaches."""
     parts = {"unet": method.trio.unet, "vnet": method.trio.vnet, "ham": method.trio.aggregation, "sam": method.sam}
-    named = {name: list(part.parameters()) for name, part in parts.items()}
+    named = {name: list(part.parameters()) for name, part in parts.items() if part}
     flat = [p for parameters in named.values() for p in parameters]
     grads = dict(zip(map(id, flat), torch.autograd.grad(term, flat, retain_graph=True, allow_unused=True), strict=True))
     moved = {n: any((g := grads[id(p)]) is not None and g.abs().max() > 0 for p in ps) for n, ps in named.items()}
@@ -70,6 +70,7 @@ REACHED = {
 def test_every_term_reaches_what_it_should_and_nothing_else(classes):
     method = build(classes)
     output = method.step(batch(classes=classes), 0.6)
+    assert 0 <= output.terms.pop("mu") <= 1  # a weight, without gradient
     assert {name: reached(method, term) for name, term in output.terms.items()} == REACHED
 
 
@@ -225,9 +226,9 @@ def test_untracked_statistics_normalise_by_the_batch():
 def test_pseudo_labels_come_from_the_better_one():
     method = build()
     z_f, z_s = torch.randn(1, 2, 8, 8), torch.randn(1, 2, 8, 8)
-    method.sam.running.copy_(torch.tensor([0.9, 0.5]))
+    method.sam.standing.running.copy_(torch.tensor([0.9, 0.5]))
     assert torch.equal(method.pseudo(z_f, z_s), z_s)
-    method.sam.running.copy_(torch.tensor([0.4, 0.5]))
+    method.sam.standing.running.copy_(torch.tensor([0.4, 0.5]))
     assert torch.equal(method.pseudo(z_f, z_s), z_f)
     assert torch.equal(build(mix_labels="sam").pseudo(z_f, z_s), z_s)
     assert torch.equal(build(teacher="none").pseudo(z_f, None), z_f)
@@ -255,15 +256,27 @@ def test_the_gate_shuts_when_sam_falls_behind_and_opens_again():
     right = torch.nn.functional.one_hot(made.mask, 2).movedim(-1, 1) * 10.0
     for good, bad in ((right, -right), (-right, right)):
         for _ in range(200):
-            sam.observe(good, bad, made)
-            sam.update()
+            sam.standing.observe(made, good, bad)
+            sam.standing.update()
         assert bool(sam.ahead()) == (good is right)
         assert float(sam.weight(0.5)) == (1.0 if good is right else 0.0)
-    assert sam.running[1] > 0.8
-    state = sam.running.clone()
-    sam.observe(right, right, batch(0, 4))  # no labels: nothing is learnt about either
-    sam.update()
-    torch.testing.assert_close(sam.running, state)
+    assert sam.standing.running[1] > 0.8
+    state = sam.standing.running.clone()
+    sam.standing.observe(batch(0, 4), right, right)  # no labels: nothing is learnt about either
+    sam.standing.update()
+    torch.testing.assert_close(sam.standing.running, state)
+
+
+@pytest.mark.parametrize(
+    ("dice", "taught"), [((0.5, 0.2), {"vnet"}), ((0.2, 0.5), {"unet"}), ((0.5, 0.49), {"unet", "vnet"})]
+)
+def test_a_subnet_does_not_learn_from_one_that_knows_less(dice, taught):
+    for gate in (True, False):
+        method = build(teacher="none", gate=gate)
+        method.standing.running.copy_(torch.tensor(dice))
+        terms = method.step(batch(), 0.6).terms
+        for term in ("consistency", "mix_consistency"):
+            assert reached(method, terms[term]) == (taught if gate else {"unet", "vnet"})
 
 
 def test_a_loaded_sam_stays_byte_equal_and_only_its_adapters_train(tmp_path):

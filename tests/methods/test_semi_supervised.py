@@ -53,7 +53,7 @@ def test_sam_teaches_any_student(name, off):
     before = plain.step(batch(), 0.6).terms
     seed_everything(1)
     output = method.step(batch(), 0.6)
-    assert set(output.terms) == {*before, "sam", "kd"}
+    assert set(output.terms) == {*before, "sam", "kd", "mu"}
     assert torch.equal(before["sup"], output.terms["sup"])
     parts = {"student": list(method.student.parameters()), "sam": list(method.sam.parameters())}
     for term, reached in (("sam", "sam"), ("kd", "student")):
@@ -62,7 +62,7 @@ def test_sam_teaches_any_student(name, off):
             assert any(g is not None and g.abs().max() > 0 for g in grads) == (part == reached)
     assert len(method.stages()[0].optimizers) == 2
     method.stages()[0].after_update(0.0)
-    assert method.sam.updates == 1
+    assert method.sam.standing.updates == 1
 
 
 def batch(labelled=2, others=2):

@@ -114,6 +114,7 @@ class OnnxPredictor:
             raise UserError(f"device {device!r} cannot be used: this onnxruntime has no {provider or 'such'}; use cpu")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about its own optimisations
+        options.enable_cpu_mem_arena = False  # it keeps what the largest image took, for good, and is no faster
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

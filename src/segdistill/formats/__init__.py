@@ -18,7 +18,17 @@ from .files import (
     stem_of,
 )
 from .hdf5 import write_label_volume
-from .images import IMAGE_SUFFIXES, MAX_PIXELS, replacing, write_image, write_labels
+from .images import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    jpeg_of_image,
+    png_of_image,
+    png_of_labels,
+    read_raster_bytes,
+    replacing,
+    write_image,
+    write_labels,
+)
 from .nifti import write_labels_like
 from .resize import padded_shape, resize_image, resize_labels
 
@@ -31,11 +41,15 @@ __all__ = [
     "check_pair",
     "find_series",
     "is_volume",
+    "jpeg_of_image",
     "layout",
     "padded_shape",
+    "png_of_image",
+    "png_of_labels",
     "read_image",
     "read_mask",
     "read_mask_volume",
+    "read_raster_bytes",
     "read_seg",
     "read_series",
     "read_volume",

@@ -7,6 +7,7 @@ Not here: stacks (a TIFF of several pages is refused), colour management (ICC pr
 
 from __future__ import annotations
 
+import io
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,10 +55,20 @@ def read_raster(path: Path) -> NDArray[np.uint8]:
         UserError: missing, a folder, empty, damaged, another kind of file, a stack, more than MAX_PIXELS.
     """
     with _opened(path) as image:
-        _make_upright(image)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return np.repeat(_to_8_bits(np.asarray(image), path)[:, :, None], 3, axis=2)
-        return np.array(_to_rgb(image))
+        return _upright_rgb(image, path)
+
+
+def read_raster_bytes(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """`read_raster` of a file held in memory, which messages call `name`; nothing is written to disk.
+
+    Raises:
+        UserError: as `read_raster`; more than `max_pixels`, which are not decoded.
+    """
+    path = Path(name)
+    if not content:
+        raise UserError(f"{path}: the file is empty (0 bytes); copy it again")
+    with _decoded(io.BytesIO(content), path, max_pixels) as image:
+        return _upright_rgb(image, path)
 
 
 def read_raster_mask(path: Path) -> NDArray[np.integer[Any]]:
@@ -111,12 +122,22 @@ def write_labels(path: Path, labels: NDArray[np.uint8], colours: Sequence[tuple[
         ValueError: an index without a colour.
         UserError: the file cannot be written.
     """
+    content = png_of_labels(labels, colours)
+    with replacing(path) as file:
+        file.write(content)
+
+
+def png_of_labels(labels: NDArray[np.uint8], colours: Sequence[tuple[int, int, int]]) -> bytes:
+    """What `write_labels` writes.
+
+    Raises:
+        ValueError: an index without a colour.
+    """
     if labels.size and int(labels.max()) >= len(colours):
         raise ValueError(f"class index {int(labels.max())} has no colour: {len(colours)} were given")
     image = Image.fromarray(np.ascontiguousarray(labels))
     image.putpalette([channel for colour in colours for channel in colour])
-    with replacing(path) as file:
-        image.save(file, format="PNG")
+    return _png(image)
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
@@ -125,8 +146,27 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    content = png_of_image(image)
     with replacing(path) as file:
-        Image.fromarray(np.ascontiguousarray(image)).save(file, format="PNG")
+        file.write(content)
+
+
+def png_of_image(image: NDArray[np.uint8]) -> bytes:
+    """What `write_image` writes."""
+    return _png(Image.fromarray(np.ascontiguousarray(image)))
+
+
+def jpeg_of_image(image: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) as JPEG, to look at: no colour is halved, but no value is kept exactly either."""
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(content, format="JPEG", quality=90, subsampling=0)
+    return content.getvalue()
+
+
+def _png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()
 
 
 @contextmanager
@@ -150,22 +190,42 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile]:
-    """The image with its header read and checked; what fails until the end of the block becomes a UserError."""
     require_file(path, "an image file")
     try:
-        with path.open("rb") as file, _reader(file, path)(file) as image:
+        file = path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with file, _decoded(file, path, MAX_PIXELS) as image:
+        yield image
+
+
+@contextmanager
+def _decoded(file: IO[bytes], path: Path, max_pixels: int) -> Iterator[ImageFile]:
+    """The image with its header read and checked; what fails until the end of the block becomes a UserError."""
+    try:
+        with _reader(file, path)(file) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UserError(f"{path}: {width}x{height} pixels; at most {MAX_PIXELS:,} are read: crop or shrink it")
+            if width * height > max_pixels:
+                raise UserError(f"{path}: {width}x{height} pixels; at most {max_pixels:,} are read: crop or shrink it")
             if isinstance(image, TiffImageFile) and getattr(image, "is_animated", False):
                 raise UserError(f"{path}: a TIFF of several pages; save each page as its own image")
             yield image
     except UserError:
         raise
     except Exception as error:  # Pillow's readers raise a dozen kinds on damaged files, struct.error to KeyError
-        raise UserError(
-            f"{path}: cannot be read ({reason(error)}); if it opens elsewhere save it as PNG, else copy it again"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    text = f"cannot be read ({reason(error)}); if it opens elsewhere save it as PNG, else copy it again"
+    return UserError(f"{path}: {text}")
+
+
+def _upright_rgb(image: ImageFile, path: Path) -> NDArray[np.uint8]:
+    _make_upright(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.repeat(_to_8_bits(np.asarray(image), path)[:, :, None], 3, axis=2)
+    return np.array(_to_rgb(image))
 
 
 def _reader(file: IO[bytes], path: Path) -> type[ImageFile]:

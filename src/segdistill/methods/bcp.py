@@ -129,7 +129,7 @@ class BCP(nn.Module):
         """The average follows; SAM's gate looks at the batch."""
         self.teacher.update(self.student)
         if self.sam:
-            self.sam.update()
+            self.sam.standing.update()
 
     def supervise(self, batch: Batch, progress: float) -> StepOutput:
         """L = S(z, y) on the labelled rows, nothing mixed."""

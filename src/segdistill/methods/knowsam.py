@@ -40,8 +40,10 @@ from ..models.students import StudentSpec, build_student
 from ..transforms.presets import released_weak_strong, weak_strong
 from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
 from .sam_distillation import SamDistillation, Skd, require_sam
+from .standing import Standing
 
 GRID = 4  # UGDA's cells per side, released
+UNET, VNET = 0, 1  # in the standing
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class KnowSAMConfig:
         entropy_weight: Weight of the entropy.
         agreement: How the subnets co-teach: consistency, pseudo-labels (cps), or none.
         prompts: What SAM is told beside the image: none, mask, tokens, tokens+dense.
-        gate: Whether SAM may teach only where and while it knows enough.
+        gate: Whether SAM may teach only where and while it knows enough, and a subnet the other only while.
         aggregation: Corrects the mean of the subnets, replaces it, or is left out (mean; an ablation).
         window: SAM's windows, or the whole grid as one (another function, faster).
         as_released: Compute what the public code does, faults included.
@@ -154,6 +156,7 @@ class KnowSAM(nn.Module):
         self.trio, self.choices = build_trio(c.aggregation, task.classes)
         agrees = AGREEMENT[c.agreement]
         self.rules = RELEASED if c.as_released else Rules(agrees, agrees, entropy)
+        self.standing = Standing(2)
         self.mixes = bool(c.mix_cells and c.other_batch and task.labelled and task.others)
         self.sam = None if c.teacher == "none" else SamDistillation(skd(c), task)
         if self.sam and c.as_released:
@@ -191,7 +194,7 @@ class KnowSAM(nn.Module):
                 scored=self.student,
                 schedule=partial(warm_up_linear, warm_up=min(0.5, c.warm_up / c.iterations)),
                 clip=Clip(norm=c.clip_norm) if c.clip_norm else None,
-                after_update=lambda progress: self.sam.update() if self.sam else None,
+                after_update=self.after_update,
                 watched=self.watched,
             )
         ]
@@ -202,17 +205,19 @@ class KnowSAM(nn.Module):
         eta = ramp_up(progress, c.unsupervised_from, c.unsupervised_full)
         lam = ramp_up(progress, c.consistency_from, c.consistency_full) if c.agreement != "none" else 0.0
         z_a, z_b, z_f = self.trio.branches(batch.image)
+        self.standing.observe(batch, z_a, z_b)
         terms = {"unet": self.sup(z_a, batch), "vnet": self.sup(z_b, batch), "fusion": self.sup(z_f, batch)}
         loss = (terms["unet"] + terms["vnet"]) / 2 + terms["fusion"]
         z_s: Tensor | None = None
         mu: float | Tensor = 0.0
         if self.sam:
             z_s, mu = self.sam(batch.image, z_f), self.sam.weight(progress)
-            self.sam.observe(z_s, z_f, batch)
+            self.sam.standing.observe(batch, z_s, z_f)
             terms["sam"] = self.sup(z_s, batch)
             loss = loss + terms["sam"]
         if self.sam and z_s is not None and eta and c.kd != "none":
             terms["kd"] = (self.sam.kd(z_a, z_s, batch) + self.sam.kd(z_b, z_s, batch)) / 2
+            terms["mu"] = torch.as_tensor(mu)
             loss = loss + mu * terms["kd"]
         if eta and c.entropy_weight:
             terms["entropy"] = (rules.entropy(z_a, batch.classes) + rules.entropy(z_b, batch.classes)) / 2
@@ -224,6 +229,12 @@ class KnowSAM(nn.Module):
             mixed = self.mixed(batch, z_f.detach(), self.pseudo(z_f, z_s))
             loss, terms = self.mixed_terms(mixed, batch, loss, terms, eta, lam)
         return StepOutput(loss, terms)
+
+    def after_update(self, progress: float) -> None:
+        """Who knows how much, once per update."""
+        self.standing.update()
+        if self.sam:
+            self.sam.standing.update()
 
     def mixed_terms(
         self, mixed: Mixed, batch: Batch, loss: Tensor, terms: dict[str, Tensor], eta: float, lam: float
@@ -257,8 +268,12 @@ class KnowSAM(nn.Module):
         return dice_cross_entropy(z, batch.mask, batch.labelled, batch.classes)
 
     def agreement(self, z_a: Tensor, z_b: Tensor, classes: Tensor) -> Tensor:
-        """Each subnet towards the other, which has no gradient."""
-        return (self.rules.unet_agrees(z_a, z_b, classes) + self.rules.vnet_agrees(z_b, z_a, classes)) / 2
+        """Each subnet towards the other, which has no gradient; not towards one that knows less."""
+        to_unet, to_vnet = self.rules.unet_agrees(z_a, z_b, classes), self.rules.vnet_agrees(z_b, z_a, classes)
+        if self.config.gate:
+            to_unet = to_unet * self.standing.may_teach(VNET, UNET)
+            to_vnet = to_vnet * self.standing.may_teach(UNET, VNET)
+        return (to_unet + to_vnet) / 2
 
     def pseudo(self, z_f: Tensor, z_s: Tensor | None) -> Tensor:
         """Logits whose argmax labels unlabelled pixels: SAM's; the student's while SAM is behind, or not there."""
@@ -317,12 +332,19 @@ class KnowSAM(nn.Module):
         if max(ahead) <= 0:
             yield "SAM never knew more than the student: there was nothing to teach, and the gain is the subnets' own."
         if self.config.gate:
-            sam, student = self.sam.running.tolist()
+            sam, student = self.sam.standing.running.tolist()
             state = "open" if self.sam.ahead() else "shut"
             yield (
                 f"The gate was {state} at the end: on labelled training images SAM's running Dice was {sam:.3f}, the "
-                f"student's {student:.3f}; a SAM more than .02 behind does not teach."
+                f"student's {student:.3f}; a SAM more than .02 behind does not teach. It taught in {share(log):.0%} of "
+                f"the updates in which it could have."
             )
+
+
+def share(log: Sequence[Mapping[str, Any]]) -> float:
+    """Part of the logged updates with a distillation term in which its weight was not 0."""
+    weights = [entry["terms"]["mu"] > 0 for entry in log if "mu" in entry.get("terms", {})]
+    return sum(weights) / max(1, len(weights))
 
 
 def build_trio(aggregation: str, classes: int) -> tuple[Trio, dict[str, nn.Module]]:

@@ -118,4 +118,4 @@ class MeanTeacher(nn.Module):
         """The average follows; SAM's gate looks at the batch."""
         self.teacher.update(self.student)
         if self.sam:
-            self.sam.update()
+            self.sam.standing.update()

@@ -22,10 +22,10 @@ from ..models.knowsam_teacher import knowsam_teacher
 from ..models.sam import WITHOUT_WEIGHTS
 from ..models.sam_weights import find_sam
 from ..types import Batch, Task
+from .standing import Standing
 
 LEAST = 128  # pixels: below, SAM's grid of 16-pixel tokens says little, and psi's pooling leaves one cell
-MARGIN = 0.02  # how far SAM's Dice may lie behind
-MEMORY = 0.99  # of the running Dice
+SAM, STUDENT = 0, 1  # in the standing
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,6 @@ class Skd:
 class SamDistillation(nn.Module):
     """An adapted SAM, its prompts and its gate. Held by a method beside the student."""
 
-    running: Tensor
-    seen: Tensor
-    updates: Tensor
-    averaged = ("seen",)  # written by each process's forward; the engine averages them over processes
-
     def __init__(self, settings: Skd, task: Task) -> None:
         super().__init__()
         self.settings = settings
@@ -65,9 +60,7 @@ class SamDistillation(nn.Module):
             as_released=settings.as_released,
         )
         self.distil = hard_distillation if settings.hard else distillation_kl
-        self.register_buffer("seen", torch.zeros(2))  # Dice on this batch's labelled rows: SAM's, the student's
-        self.register_buffer("running", torch.zeros(2))
-        self.register_buffer("updates", torch.zeros(()))
+        self.standing = Standing(2)
 
     def optimizer(self) -> Adam:
         """Adam for what trains: adapters and prompts; all of a SAM without weights."""
@@ -82,14 +75,14 @@ class SamDistillation(nn.Module):
         return F.interpolate(z_s, image.shape[-2:], mode="bilinear")
 
     def terms(self, batch: Batch, z: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_SAM + mu(t) KD into the logits z of one student, and both by name."""
+        """L_SAM + mu(t) KD into the logits z of one student; both and mu by name."""
         z_s = self(batch.image, z)
-        self.observe(z_s, z, batch)
+        self.standing.observe(batch, z_s, z)
         terms = {"sam": dice_cross_entropy(z_s, batch.mask, batch.labelled, batch.classes)}
         if ramp_up(progress, self.settings.start, self.settings.full) == 0:
             return terms["sam"], terms
-        terms["kd"] = self.kd(z, z_s, batch)
-        return terms["sam"] + self.weight(progress) * terms["kd"], terms
+        terms |= {"kd": self.kd(z, z_s, batch), "mu": torch.as_tensor(self.weight(progress))}
+        return terms["sam"] + terms["mu"] * terms["kd"], terms
 
     def weight(self, progress: float) -> float | Tensor:
         """mu: the ramp, times 0 while the gate is shut."""
@@ -98,8 +91,8 @@ class SamDistillation(nn.Module):
         return ramp * self.ahead().float() if s.gated and ramp else ramp
 
     def ahead(self) -> Tensor:
-        """Scalar bool: SAM's running Dice is at most MARGIN behind the student's."""
-        return self.running[0] >= self.running[1] - MARGIN
+        """Scalar bool: SAM's running Dice is at most .02 behind the student's."""
+        return self.standing.may_teach(SAM, STUDENT)
 
     def kd(self, z: Tensor, z_s: Tensor, batch: Batch) -> Tensor:
         """Distillation into logits z (B, C, H, W); on labelled rows only where SAM is right."""
@@ -109,18 +102,6 @@ class SamDistillation(nn.Module):
             wrong = (taught.argmax(1) != batch.mask) & batch.labelled[:, None, None]
             weight = (~wrong).float()
         return self.distil(known, taught, self.settings.temperature, weight)
-
-    @torch.no_grad()
-    def observe(self, z_s: Tensor, z: Tensor, batch: Batch) -> None:
-        """Remember how good both are on this batch's labelled rows."""
-        dice = torch.stack([pooled_dice(logits, batch) for logits in (z_s, z)])
-        self.seen.copy_(torch.where(batch.labelled.any(), dice, self.running))
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Once per optimizer update."""
-        self.updates += 1
-        self.running.lerp_(self.seen, 1 - (1 - 1 / self.updates).clamp(max=MEMORY))
 
 
 def require_sam(teacher: str) -> None:
@@ -138,17 +119,6 @@ def sam_size(size: tuple[int, int]) -> tuple[int, int]:
     """The training size, rounded up to SAM's tokens; at least 128."""
     height, width = (max(LEAST, -(-side // 16) * 16) for side in size)
     return height, width
-
-
-def pooled_dice(logits: Tensor, batch: Batch) -> Tensor:
-    """Dice of the foreground classes over the pixels of all labelled rows; a class that is nowhere counts as found."""
-    rows = batch.labelled[:, None, None]
-    label = annotated_logits(logits, batch.classes).argmax(1)
-    scores = []
-    for k in range(1, logits.shape[1]):
-        found, there = (label == k) & rows, (batch.mask == k) & rows
-        scores.append((2 * (found & there).sum() + 1) / (found.sum() + there.sum() + 1))
-    return torch.stack(scores).mean()
 
 
 def hard_distillation(student: Tensor, teacher: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:

@@ -95,7 +95,7 @@ class UniMatch(nn.Module):
                 scored=self.student,
                 schedule=partial(warm_up_cosine, warm_up=min(0.5, c.warm_up / c.iterations)),
                 clip=Clip(norm=c.clip_norm),
-                after_update=lambda progress: self.sam.update() if self.sam else None,
+                after_update=lambda progress: self.sam.standing.update() if self.sam else None,
             )
         ]
 

@@ -1,0 +1,60 @@
+"""One thread that computes, and a bounded number of places for those who wait. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Busy(Exception):  # noqa: N818
+    """All places are taken; `seconds` is when one is likely to be free."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__("all places are taken")
+        self.seconds = seconds
+
+
+class Worker:
+    """A network runs best alone, so jobs run one by one. All but the thread's job belongs to one event loop.
+
+    A place is taken before an upload is read, so that memory is bounded by places, not by clients.
+    """
+
+    def __init__(self, waiting: int) -> None:
+        self.places = 1 + waiting
+        self.taken = 0
+        self._thread = ThreadPoolExecutor(1, "predict")
+        self._seconds = 1.0  # the last job took
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place; raises Busy where there is none."""
+        if self.taken >= self.places:
+            raise Busy(max(1, math.ceil(self.taken * self._seconds)))
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+    def start(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """The job's result to come. Cancelling it before its turn drops the job; a running one ends unheard."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._timed, job)
+
+    def close(self) -> None:
+        """Drop what waits, let the running job end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _timed(self, job: Callable[[], T]) -> T:
+        start = time.perf_counter()
+        try:
+            return job()
+        finally:
+            self._seconds = time.perf_counter() - start
