@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .api.compare import compare
     from .api.convert import convert
     from .api.evaluate import evaluate
+    from .api.extend import extend
     from .api.options import TrainOptions
     from .api.serve import serve
     from .api.train import resume, train
@@ -31,6 +32,7 @@ _HOME = {
     "convert": "api.convert",
     "evaluate": "api.evaluate",
     "export": "api.use",
+    "extend": "api.extend",
     "load_student": "api.use",
     "predict": "api.use",
     "resume": "api.train",
@@ -45,6 +47,7 @@ __all__ = [
     "convert",
     "evaluate",
     "export",
+    "extend",
     "load_student",
     "predict",
     "resume",

@@ -28,6 +28,7 @@ A large promptable segmentation model and a handful of masks in; a small, prompt
   export    write a student as one ONNX file
   serve     show a page to drop images on, and answer images over HTTP
   convert   make a student of the weights that KnowSAM, KDAS or ESP-MedSAM published
+  extend    one more modality for a trained esp_medsam student; the others stay bit for bit
   check     look for leaks, copies and broken masks in a data set; show an augmentation
 
 examples:
@@ -155,7 +156,12 @@ def _predict(words: list[str]) -> int:
     parser = _parser("predict", "Write a mask for each image; outputs that exist are kept.")
     parser.add_argument("student", help="a student's or run's folder, or an .onnx file")
     parser.add_argument("images", nargs="+", help="files, folders (with subfolders), patterns")
-    parser.add_argument("--out", "-o", required=True, help="folder for the masks and areas.csv")
+    parser.add_argument(
+        "--out",
+        "-o",
+        required=True,
+        help="folder for the masks, areas.csv and, of a student that tells modalities apart, routing.csv",
+    )
     return 1 if _call(parser, predict, words).failed else 0
 
 
@@ -191,6 +197,27 @@ def _convert(words: list[str]) -> int:
     parser.add_argument("--out", "-o", required=True, help="folder of the student to write")
     parser.add_argument("--separate_heads", action="store_true", help="esp_medsam: a decoder per modality")
     _call(parser, convert, words)
+    return 0
+
+
+def _extend(words: list[str]) -> int:
+    """Add a modality to a student."""
+    from .api.extend import extend
+    from .api.options import TrainOptions
+    from .api.runs import method_named
+
+    config = method_named("esp_medsam").Config
+    parser = _parser("extend", "Train one more modality of an esp_medsam student; all else is held still.")
+    parser.add_argument("student", help="a student's or run's folder")
+    parser.add_argument("--data", nargs="+", required=True, help="data of the new modality: folder or CSV manifest")
+    parser.add_argument("--modality", required=True, help="its name")
+    parser.add_argument("--out", "-o", help="run folder to create; train --resume goes on with it")
+    parser.add_class_arguments(TrainOptions, as_group=False, skip={*OF_THE_STUDENT})
+    parser.add_class_arguments(config, "esp_medsam", skip=config.__dataclass_fields__.keys() - {*OF_AN_ADDITION})
+    given = _parse(parser, words)
+    options = {name: given[name] for name in TrainOptions.__dataclass_fields__ if name not in OF_THE_STUDENT}
+    settings = config(**{name: given.esp_medsam[name] for name in OF_AN_ADDITION})
+    extend(given.student, given.data, given.modality, given.out, TrainOptions(**options), settings)
     return 0
 
 
@@ -234,9 +261,13 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "export": _export,
     "serve": _serve,
     "convert": _convert,
+    "extend": _extend,
 }
 
 
+# Options of train that extend takes from the student, and settings of the method that are left to choose
+OF_THE_STUDENT = ("method", "size", "fit", "neighbours", "modality", "balance", "postprocess", "licence")
+OF_AN_ADDITION = ("head_iterations", "batch_size", "learning_rate", "final_factor", "patch_weight")
 PER_SET = ("--classes", "--threshold", "--labelled", "--modality")  # may be given once per data set
 
 

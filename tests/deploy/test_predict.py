@@ -37,7 +37,7 @@ def test_masks_areas_probabilities_and_overlays(folder, images, tmp_path):
     summary = predict_files(
         predictor, [images], out, Extras(probabilities=True, overlays=True), on_progress=lambda *step: seen.append(step)
     )
-    assert summary == (3, 0, [])
+    assert summary == (3, 0, [], [])
     assert [(done, total) for done, total, _ in seen] == [(1, 3), (2, 3), (3, 3)]
     stems = ("a", "b", "sub/a")
     assert set(files(out)) == {f"{s}{e}" for s in stems for e in (".png", "_prob.npz", "_overlay.png")} | {"areas.csv"}
@@ -67,12 +67,17 @@ def test_a_second_run_skips_what_is_there_and_keeps_the_table(folder, images, tm
     first = files(out)
     (out / "b.png").unlink()
     (out / "areas.csv").unlink()
-    assert predict_files(predictor, [images], out) == (1, 2, [])
+    assert predict_files(predictor, [images], out) == (1, 2, [], [])
     assert files(out) == first
-    assert predict_files(predictor, [images], out, Extras(overlays=True)) == (3, 0, [])  # an asked-for file was missing
-    assert predict_files(predictor, [images], out, overwrite=True) == (3, 0, [])
+    assert predict_files(predictor, [images], out, Extras(overlays=True)) == (
+        3,
+        0,
+        [],
+        [],
+    )  # an asked-for file was missing
+    assert predict_files(predictor, [images], out, overwrite=True) == (3, 0, [], [])
     monkeypatch.setattr(predictor, "predict", None)
-    assert predict_files(predictor, [images], out, Extras(overlays=True)) == (0, 3, [])
+    assert predict_files(predictor, [images], out, Extras(overlays=True)) == (0, 3, [], [])
 
 
 def test_an_interrupted_run_leaves_whole_files_and_resumes(folder, images, tmp_path, monkeypatch):
@@ -90,7 +95,7 @@ def test_an_interrupted_run_leaves_whole_files_and_resumes(folder, images, tmp_p
         predict_files(predictor, [images], out, Extras(probabilities=True))
     monkeypatch.undo()
     assert set(files(out)) == {"a.png", "a_prob.npz", "b_prob.npz"}
-    assert predict_files(predictor, [images], out) == (2, 1, [])
+    assert predict_files(predictor, [images], out) == (2, 1, [], [])
     assert {k: v for k, v in files(out).items() if "_prob" not in k} == files(tmp_path / "reference")
 
 
@@ -110,7 +115,7 @@ def test_broken_images_are_reported_and_the_others_predicted(folder, images, tmp
 
 def test_output_inside_the_input_is_not_predicted_again(folder, images):
     predictor = open_predictor(folder)
-    for expected in ((3, 0, []), (0, 3, []), (0, 3, [])):
+    for expected in ((3, 0, [], []), (0, 3, [], []), (0, 3, [], [])):
         assert predict_files(predictor, [images], images / "pred", Extras(overlays=True)) == expected
     assert set(files(images / "pred")) == {f"{s}{e}" for s in ("a", "b", "sub/a") for e in (".png", "_overlay.png")} | {
         "areas.csv"
@@ -138,7 +143,7 @@ def test_an_earlier_mask_of_another_student_is_reported(folder, images, tmp_path
     ((path, message),) = summary.failed
     assert path.name == "a.png"
     assert "not from this student" in message
-    assert predict_files(open_predictor(folder), [images], out, overwrite=True) == (3, 0, [])
+    assert predict_files(open_predictor(folder), [images], out, overwrite=True) == (3, 0, [], [])
 
 
 def test_an_output_that_cannot_be_written_stops_with_one_line(folder, images, tmp_path):
@@ -151,12 +156,12 @@ def test_tiles_are_predicted_at_the_original_resolution(folder, images, tmp_path
     predictor, shapes = open_predictor(folder), []
     predict = predictor.predict
 
-    def watched(image) -> Prediction:
+    def watched(image, modality=None) -> Prediction:
         shapes.append(image.shape)
         return predict(image)
 
     monkeypatch.setattr(predictor, "predict", watched)
-    assert predict_files(predictor, [images / "b.png"], tmp_path / "out", Extras(tile=True)) == (1, 0, [])
+    assert predict_files(predictor, [images / "b.png"], tmp_path / "out", Extras(tile=True)) == (1, 0, [], [])
     assert set(shapes) == {(32, 48, 3)}
     assert len(shapes) > 1
     assert Image.open(tmp_path / "out" / "b.png").size == (33, 70)

@@ -17,7 +17,7 @@ class PixelWise:
         self.card = card
         self.shapes = []
 
-    def predict(self, image):
+    def predict(self, image, modality=None):
         self.shapes.append(image.shape[:2])
         p = 1 + image.transpose(2, 0, 1)[: len(self.card.classes)].astype(np.float32)
         return Prediction(np.zeros(image.shape[:2], np.uint8), p / p.sum(0))
@@ -55,7 +55,7 @@ def test_tiles_cover_the_axis_and_overlap(tile, more, overlap):
 def test_tiles_of_a_pixel_wise_student_give_the_whole(shape, size, overlap, classes):
     image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
     predictor = PixelWise(make(classes, size))
-    labels, p = predict_tiled(predictor, image, overlap)
+    labels, p = predict_tiled(predictor, image, overlap)[:2]
     expected = PixelWise(predictor.card).predict(image).probabilities
     assert set(predictor.shapes) == {size}
     assert p.dtype == np.float32
@@ -66,7 +66,7 @@ def test_tiles_of_a_pixel_wise_student_give_the_whole(shape, size, overlap, clas
 
 def test_a_tile_counts_most_at_its_centre():
     class Ordinal(PixelWise):
-        def predict(self, image):
+        def predict(self, image, modality=None):
             self.shapes.append(image.shape)
             p = np.full(image.shape[:2], float(len(self.shapes) == 2), np.float32)  # the right tile says 1
             return Prediction(np.zeros(image.shape[:2], np.uint8), np.stack([1 - p, p]))

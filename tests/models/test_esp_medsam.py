@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from segdistill.models.modality_change import add_modality, bind_modality
+from segdistill.models.modality_change import add_modality, bind_modality, new_parameters
+from segdistill.models.modality_classifier import FeatureMemory
+from segdistill.models.modality_heads import NEVER
 from segdistill.models.students import build_student, student_spec
 from segdistill.types import UserError
 
@@ -187,7 +189,7 @@ def test_a_modality_is_added_and_no_output_changes(image, variant):
     assert extended.modalities == ("a", "b", "c", "d")
     with torch.no_grad():
         old, new = student.run(image, MODALITY), extended.run(image, MODALITY)
-        assert all(torch.equal(x, y) for x, y in zip(old[:3], new[:3], strict=True))
+        assert all(torch.equal(x, y) for x, y in zip([*old[:3], old.features], [*new[:3], new.features], strict=True))
         assert torch.equal(old.route, new.route[:, :3])
         assert torch.equal(student(image), extended(image))
     grown = {name for name, _ in extended.named_parameters()} - {name for name, _ in student.named_parameters()}
@@ -209,6 +211,44 @@ def test_a_modality_is_added_to_a_student_of_one(image):
     with torch.no_grad():
         assert torch.equal(student(image), extended(image, zero))
         assert (extended.route(image)[:, 0] > 0.99).all()
+
+
+@pytest.mark.parametrize("variant", ["default", "separate"])
+def test_a_modality_may_bring_classes_of_its_own(image, variant):
+    student = loud(**VARIANTS[variant])
+    extended = add_modality(student, "d", [2, 5], 6)
+    new = new_parameters(extended, 4)
+    with torch.no_grad():
+        for parameter in new:
+            parameter += 0.02 * torch.randn_like(parameter)
+        old, now = student.run(image, MODALITY), extended.run(image, MODALITY)
+        assert torch.equal(old.logits, now.logits[:, :4])
+        assert torch.equal(old.patch, now.patch[:, :3])
+        p = now.logits.softmax(1)
+        assert torch.equal(old.logits.softmax(1), p[:, :4])  # no probability is lost to the new classes
+        assert not p[:, 4:].any()
+        fresh = extended(image, torch.full((4,), 3))
+        assert (fresh[:, [0, 2, 5]] > NEVER / 2).all()
+        assert (fresh[:, [1, 3, 4]] < NEVER / 2).all()
+    held = {id(parameter) for parameter in new}
+    assert len(held) == len(new)
+    count = {k: v.shape for k, v in student.named_parameters()}
+    grown = {k for k, v in extended.named_parameters() if k not in count}
+    changed = {k for k, v in extended.named_parameters() if id(v) in held}
+    assert changed <= grown
+    assert all(k.startswith("heads.") for k in grown - changed)  # other heads' prompts of the new classes: never used
+    assert variant == "separate" or grown == changed
+
+
+def test_what_is_remembered_of_each_modality():
+    memory = FeatureMemory(2)
+    rows = torch.arange(70.0)[:, None].expand(-1, 384)
+    memory.remember(rows[:3], torch.tensor([0, 1, 0]))
+    assert memory.recalled(0)[:, 0].tolist() == [0, 2]
+    assert memory.recalled(1)[:, 7].tolist() == [1]
+    memory.remember(rows, torch.zeros(70, dtype=torch.long))
+    assert memory.recalled(0)[:, 0].tolist() == list(range(6, 70))
+    assert memory.seen.tolist() == [72, 1]
 
 
 def test_parameters_per_modality():

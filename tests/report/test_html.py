@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segdistill.metrics.routing import summarise_routing
 from segdistill.report.html import Example, ReportData, write_report
 from segdistill.types import Remarks, UserError
 
@@ -344,6 +345,17 @@ def test_other_students_stand_beside_the_first(tmp_path: Path) -> None:
 def test_calibration_error_is_told_where_known(tmp_path: Path) -> None:
     assert "ECE" not in render(tmp_path)[1].text["scores"]
     assert "(ECE) 0.031" in render(tmp_path, summary=summary(polyp=0.5) | {"ece": 0.0312})[1].text["scores"]
+
+
+def test_what_the_classifier_of_modalities_confuses(tmp_path: Path) -> None:
+    routing = summarise_routing(["a", "a", NASTY], [[0.9, 0.1], [0.3, 0.7], [0.6, 0.4]], ("a", "b"), 0.8)
+    _, page = render(tmp_path, summary=summary(polyp=0.7) | {"routing": routing})
+    rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    assert ["Modality", "taken for a", "taken for b", "right", "unsure"] in rows
+    assert ["a", "1", "1", "0.500", "1"] in rows
+    assert [NASTY, "1", "0", "–", "1"] in rows
+    assert "50.0% of 2 images" in page.text["routing"]
+    assert "routing" not in render(tmp_path)[1].sections()
 
 
 def test_same_data_same_bytes(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def convert(
     console.print(f"from {origin}", markup=False)
     if len(sources) > 1:
         console.print(
-            "warning: these files do not say how to tell their modalities apart, so the student chooses at random "
-            "unless it is called with a modality in Python; convert each file alone for predict and export",
+            "warning: these files do not say how to tell their modalities apart, so the student is unsure of each; "
+            "tell it with predict --modality, evaluate --modality and export --modality",
             markup=False,
             style="yellow",
         )

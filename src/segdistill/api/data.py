@@ -16,10 +16,10 @@ from ..data.inspection import Seen, inspect
 from ..data.labels import LabelMapping, MaskValues, scan_values
 from ..data.manifest import load_manifest
 from ..data.rows import Manifest, Row
-from ..data.several import Source, join_manifests, join_mappings, marks_of, per_set
+from ..data.several import Source, into_classes, join_manifests, join_mappings, marks_of, per_set
 from ..data.splits import apply_budget, assign_splits, load_splits, save_splits
 from ..data.volumes import read_neighbours, with_neighbours
-from ..types import UserError
+from ..types import Known, UserError
 from .options import TrainOptions, parse_classes, parse_size, parse_threshold
 from .runs import read_json, write_json
 from .terminal import bar, console
@@ -70,9 +70,14 @@ def read_mappings(
     return mappings
 
 
-def prepare_data(folders: Sequence[Path], run: Path, options: TrainOptions) -> None:
-    """Draw the splits and the label budgets and write them with the mask mappings into the run folder."""
+def prepare_data(folders: Sequence[Path], run: Path, options: TrainOptions, known: Known | None = None) -> None:
+    """Draw the splits and the label budgets and write them with the mask mappings into the run folder.
+
+    `known` are the classes and modalities of a student that gets one more; the data's come after them.
+    """
     sets = load_sets(folders, options.modality)
+    if known:
+        options = beside_known(sets, options, known)
     where = ", ".join(map(str, folders))
     if not any(row.mask for one in sets for row in one.rows):
         raise UserError(f"{where}: no image has a mask; give masks of the same name in masks/ for some of them")
@@ -83,6 +88,10 @@ def prepare_data(folders: Sequence[Path], run: Path, options: TrainOptions) -> N
         _show_sets(sets, drawn)
     said = named_sets(sets, options.classes, options.threshold)
     mappings = read_mappings(rows, said, options.threads)
+    if known:
+        new = [name for one in mappings.values() for name in one.classes[1:] if name not in known.classes]
+        classes = (*known.classes, *dict.fromkeys(new))
+        mappings = {name: into_classes(one, classes) for name, one in mappings.items()}
     if not any(row.split == "train" and row.mask for row in rows):
         raise UserError(f"{where}: no labelled training image; give masks for some images of the training split")
     if options.neighbours:
@@ -101,6 +110,34 @@ def prepare_data(folders: Sequence[Path], run: Path, options: TrainOptions) -> N
     else:
         facts["sets"] = {one.name: str(one.root.resolve()) for one in sets}
     write_json(run / "data" / "data.json", facts)
+
+
+def beside_known(sets: Sequence[Manifest], options: TrainOptions, known: Known) -> TrainOptions:
+    """The options with the classes' names, where they follow from the student's.
+
+    Raises:
+        UserError: not one new modality, another size or fit than the student's, or classes that nobody can know.
+    """
+    names = sorted({row.modality for one in sets for row in one.rows})
+    if len(names) != 1 or not names[0] or names[0] in known.modalities:
+        given, old = (", ".join(name or "no name" for name in some) for some in (names, known.modalities))
+        raise UserError(
+            f"the data are of modality {given}; a student of {old} gets one new one: name it with --modality"
+        )
+    needed = (known.size, known.fit, known.neighbours)
+    if (parse_size(options.size), options.fit, options.neighbours) != needed:
+        raise UserError(
+            f"the student takes --size {known.size[0]}x{known.size[1]} --fit {known.fit} --neighbours "
+            f"{known.neighbours}; give the same"
+        )
+    if options.classes:
+        return options
+    if len(known.classes) > 2:
+        raise UserError(
+            f"the student knows {', '.join(known.classes)}; name the classes of the new masks, background first, with "
+            "--classes: equal names are one class"
+        )
+    return replace(options, classes=",".join(known.classes))
 
 
 def _show_sets(sets: Sequence[Manifest], drawn: Mapping[str, Sequence[Row]]) -> None:
@@ -171,7 +208,7 @@ def audit_rows(rows: Sequence[Row], sets: Mapping[str, Named], where: str, optio
     return result
 
 
-def load_data(run: Path, options: TrainOptions) -> Loaded:
+def load_data(run: Path, options: TrainOptions, known: Known | None = None) -> Loaded:
     """The data of a run folder, from the cache; UserError when the files changed since the run began."""
     facts = read_json(run / "data" / "data.json")
     roots = facts.get("sets") or {facts["name"]: facts["root"]}
@@ -205,7 +242,8 @@ def load_data(run: Path, options: TrainOptions) -> Loaded:
         write_json(run / "data" / "data.json", facts)
     rows = [row for part in parts for row in part]
     classes = next(source.mapping.classes for source in sources.values() if source.mapping)
-    modalities = tuple(sorted({row.modality for row in rows}))
+    before = known.modalities if known else ()
+    modalities = (*before, *sorted({row.modality for row in rows} - {*before}))
     marks = marks_of(list(sources.values()), rows, len(classes))
     return Loaded(Dataset(whole, rows, classes, modalities, marks), sources, facts)
 

@@ -50,7 +50,9 @@ def evaluate(
         classes: Class names of the masks, background first, separated by commas; a student's are found by name. Several
             sets: "A=background,polyp; B=background,lung". None: a student's own.
         threshold: Mask values above it are foreground; or as "A=127; B=0".
-        modality: What made the images, in the scores per modality; or as "A=xray; B=fundus".
+        modality: What made the images; or as "A=xray; B=fundus". Scores are also per modality, and a student with
+            controllers per modality uses those of this one; of one that it does not know, those that its classifier
+            chooses for each image.
         tolerance: Distance up to which a boundary counts as met (NSD); in mm where the spacing is known, else pixels.
         device: Where a student runs: cpu or cuda.
         threads: CPU threads.
@@ -99,6 +101,7 @@ def _evaluate_student(
             predicted_cases(predictor, rows, sources),
             classes=predictor.card.classes,
             dataset="",
+            modalities=predictor.card.modalities,
             tolerance=tolerance,
             on_progress=lambda done: progress(done, len(rows)),
         )

@@ -13,7 +13,7 @@ from ..data.rows import Row
 from ..data.several import Source
 from ..data.volumes import read_neighbours, with_neighbours
 from ..deploy.predictor import Predictor, TorchPredictor, open_predictor
-from ..engine.evaluator import Evaluation, extremes
+from ..engine.evaluator import Evaluation, extremes, told_modality
 from ..formats import read_image, read_mask
 from ..report.html import Example, ReportData, write_report
 from ..types import Remarks
@@ -83,7 +83,9 @@ def examples(
         seen = read_neighbours(around[row.image]) if around else image
         reference = mapping.apply(read_mask(row.mask))
         caption = f"Dice {dice:.3f}" + (f" of the volume; slice {row.slice}" if row.volume else "")
-        yield Example(name, kind, caption, image, reference, predictor.predict(seen).labels)
+        yield Example(
+            name, kind, caption, image, reference, predictor.predict(seen, told_modality(predictor, row)).labels
+        )
 
 
 def student_facts(path: Path, predictor: Predictor, summary: dict[str, Any]) -> dict[str, str]:

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ..metrics.routing import describe_routing
+
 console = Console(highlight=False)
 ROWS = ("dice", "iou", "precision", "recall", "hd95", "assd", "nsd")
 
@@ -37,6 +39,8 @@ def show_scores(title: str, summary: Mapping[str, Any]) -> None:
     for kind in ("modalities", "datasets"):
         if kind in summary:
             console.print(_by_group(kind, summary))
+    for sentence in describe_routing(summary["routing"], summary["kind"]) if "routing" in summary else ():
+        console.print(sentence, markup=False)
     over = f"95 % intervals over {summary['groups']} {summary['grouped_by']}s."
     console.print(f"{summary['images']} {summary['kind']}s, {over} {summary.get('note', '')}")
 

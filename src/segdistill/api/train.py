@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from ..data.batches import Dataset, TrainingBatches
@@ -24,7 +25,7 @@ from ..engine.processes import Processes
 from ..engine.randomness import seed_everything
 from ..engine.trainer import Trained, Trainer
 from ..models.students import student_spec
-from ..types import Task, UserError
+from ..types import Known, Store, Task, UserError
 from .contributions import method_remarks, other_students, save_scored
 from .data import SPLITS, Loaded, load_data, prepare_data, scored_rows
 from .options import TrainOptions, check_options, parse_size
@@ -78,6 +79,12 @@ def train(
         return _carry_on(folder, processes)
 
 
+def _known(options: TrainOptions, config: Any) -> Known | None:
+    """What the student knows to which this run adds, if it does."""
+    known: Callable[[Any], Known | None] | None = getattr(method_named(options.method), "known", None)
+    return known(config) if known else None
+
+
 def _processes(options: TrainOptions) -> Processes:
     return Processes(options.devices, options.nodes, resolve_device(options.device))
 
@@ -87,8 +94,9 @@ def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions
     require = getattr(method_named(options.method), "require", None)
     if require:
         require(config)
+    known = _known(options, config)
     folder = new_folder(Path(out) if out else None, data, options)
-    prepare_data(data, folder, options)
+    prepare_data(data, folder, options, known)
     write_json(folder / "run.json", provenance())
     write_text(folder / "config.yaml", config_text(data, options, config))
     return folder
@@ -117,7 +125,8 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     console.quiet = processes.rank > 0
     if options.threads:
         torch.set_num_threads(options.threads)
-    loaded = processes.in_turn(lambda: load_data(run, options))
+    known = _known(options, config)
+    loaded = processes.in_turn(lambda: load_data(run, options, known))
     data = loaded.dataset
     warnings = [*_warnings(data), *_findings(run)]
     for line in warnings:
@@ -173,6 +182,11 @@ def _fit(
         labelled=len(batches.labelled),
         others=len(batches.others),
         modality_classes=data.modality_classes,
+        store=Store(
+            run / "embeddings",
+            tuple(np.sort(np.concatenate([batches.labelled, batches.others])).tolist()),
+            lambda line: console.print(line, markup=False),
+        ),
     )
     seed_everything(options.seed)
     method = method_named(options.method)(config, task)
@@ -235,6 +249,7 @@ def _scoring(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[str, Cal
                 predicted_cases(predictor, rows, loaded.sources),
                 classes=loaded.dataset.classes,
                 dataset=loaded.facts["name"],
+                modalities=predictor.card.modalities,
                 tolerance=options.tolerance,
                 seed=options.seed,
                 on_progress=lambda done: progress(done, len(rows)),

@@ -10,10 +10,13 @@ from ..deploy.export import ExportCheck, export_onnx
 from ..deploy.inputs import find_images
 from ..deploy.predict import Extras, PredictSummary, predict_files
 from ..deploy.predictor import open_predictor
+from ..deploy.routing import ROUTING, Route
 from .terminal import bar, console
 
 if TYPE_CHECKING:
     from ..deploy.student import Student
+
+SHOWN = 5  # images of uncertain modality that are named on the terminal
 
 
 def predict(
@@ -25,6 +28,7 @@ def predict(
     overlays: bool = False,
     tile: bool = False,
     dicom_seg: bool = False,
+    modality: str | None = None,
     overwrite: bool = False,
     device: str = "cpu",
     threads: int | None = None,
@@ -40,6 +44,8 @@ def predict(
         overlays: Also write NAME_overlay.png, of a volume up to 25 of its slices.
         tile: Predict in tiles at the original resolution, for images much larger than the input.
         dicom_seg: Write DICOM-SEG for DICOM images; they stay part of the patient's record.
+        modality: What made the images, as the student names it. None: a student with controllers per modality finds it
+            itself; routing.csv says which, and where it was not sure.
         overwrite: Predict again what is there already.
         device: cpu or cuda.
         threads: CPU threads.
@@ -54,29 +60,53 @@ def predict(
             images,
             Path(out),
             Extras(probabilities, overlays, tile, dicom_seg),
+            modality=modality,
             overwrite=overwrite,
             on_progress=lambda done, total, image: progress(done, total),
         )
     for _, message in result.failed:
         console.print(f"skipped: {message}", markup=False, style="red")
+    _warn_of_unsure(result.unsure, Path(out))
     counts = f"{result.written} written, {result.skipped} there already, {len(result.failed)} unreadable"
     console.print(f"{out}: {counts}", markup=False)
     return result
 
 
-def export(student: Path | str, out: Path | str, *, images: Sequence[Path | str] = ()) -> ExportCheck:
+def _warn_of_unsure(unsure: Sequence[Route], out: Path) -> None:
+    """A line for each of the first few; then how many there are and what to do."""
+    for route in unsure[:SHOWN]:
+        console.print(
+            f"unsure: {route.image} was predicted as {route.modality}, of which the student is only "
+            f"{route.confidence:.0%} sure",
+            markup=False,
+            style="yellow",
+        )
+    if unsure:
+        console.print(
+            f"warning: unsure of the modality of {len(unsure)} images or volumes, all listed in {out / ROUTING}; "
+            "if you know it, predict them again with --modality",
+            markup=False,
+            style="yellow",
+        )
+
+
+def export(
+    student: Path | str, out: Path | str, *, images: Sequence[Path | str] = (), modality: str | None = None
+) -> ExportCheck:
     """Write a student as one ONNX file, with resizing and softmax inside, if onnxruntime agrees with torch.
 
     Args:
         student: A student's or a run's folder.
         out: The .onnx file to write.
         images: Images to compare on (files, folders, patterns); none: built-in synthetic ones.
+        modality: Bind the file to this one: without the others' weights, and nothing to find out. None: all of them;
+            the file finds an image's modality itself unless it is told.
 
     Raises:
-        UserError: The two disagree, or the export extra is not installed; no file is left then.
+        UserError: No such modality, the two disagree, or the export extra is not installed; no file is left then.
     """
     chosen = [source for source, _ in find_images(images)] if images else []
-    check = export_onnx(student_path(student), Path(out), chosen)
+    check = export_onnx(student_path(student), Path(out), chosen, modality)
     console.print(
         f"{out}: {check.bytes / 1e6:.1f} MB; onnxruntime agrees with torch on {check.images} "
         f"{'synthetic ' if check.synthetic else ''}images: probabilities within {check.max_difference:.1e}, "

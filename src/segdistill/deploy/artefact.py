@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,28 @@ def load_student(path: Path, device: str = "cpu") -> Student:
     except RuntimeError as error:
         raise UserError(f"{path}: the weights are not of this {card.name!r} ({_line(error)}); copy it again") from None
     return Student(network, card).to(device)
+
+
+def bound_student(student: Student, modality: str) -> Student:
+    """The student of one of its modalities, without the others' weights; it needs no classifier.
+
+    Raises UserError for one that it does not know, or a network that treats all modalities alike.
+    """
+    from ..models.modality_change import bind_modality
+    from ..models.students import student_spec
+    from .student import Student
+
+    if not student.routes and student.card.modalities != (modality,):
+        known = ", ".join(filter(None, student.card.modalities)) or "none by name"
+        raise UserError(
+            f"--modality {modality}: this {student.card.name} has no weights of a modality's own (it knows {known}); "
+            "leave --modality out"
+        )
+    if not student.routes:
+        return student
+    network = bind_modality(student.network, modality)  # type: ignore[arg-type]
+    card = replace(student.card, arguments=student_spec(network).arguments, modalities=(modality,))
+    return Student(network, card).to(next(student.parameters()).device)
 
 
 def read_card(path: Path) -> tuple[Card, str]:

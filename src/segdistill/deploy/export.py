@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,17 +44,21 @@ class ExportCheck:
     bytes: int  # size of the file
 
 
-def export_onnx(student_folder: Path, out: Path, images: Sequence[Path] = ()) -> ExportCheck:
+def export_onnx(
+    student_folder: Path, out: Path, images: Sequence[Path] = (), modality: str | None = None
+) -> ExportCheck:
     """Write `out` if onnxruntime agrees with torch on the images (built-in synthetic ones if none are given).
 
     The file holds the card, the class names and the hash of the weights; post-processing stays outside the graph and is
-    applied by `open_predictor`. Modalities are not an input of the graph.
+    applied by `open_predictor`. The graph of a student that tells modalities apart has an output "routing" (their
+    probabilities) and an input "modality" that may be left out: the classifier then decides. Bound to a `modality`, it
+    has neither, nor the other modalities' weights.
 
     Raises:
-        UserError: `onnx`, `onnxscript` or `onnxruntime` is missing, the student or an image is unreadable, or the two
-            disagree; then no file is left.
+        UserError: `onnx`, `onnxscript` or `onnxruntime` is missing, the student or an image is unreadable, there is no
+            such modality, or the two disagree; then no file is left.
     """
-    from .artefact import load_student, read_card
+    from .artefact import bound_student, load_student, read_card
 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
@@ -62,6 +66,8 @@ def export_onnx(student_folder: Path, out: Path, images: Sequence[Path] = ()) ->
     if out.suffix.lower() != ".onnx":
         raise UserError(f"{out} would not be found by predict; give a name that ends in .onnx")
     student = load_student(student_folder)
+    if modality is not None:
+        student = bound_student(student, modality)
     _, sha256 = read_card(student_folder)
     part = out.with_name(f".{out.stem}.part.onnx")
     try:
@@ -85,19 +91,23 @@ def export_onnx(student_folder: Path, out: Path, images: Sequence[Path] = ()) ->
 def _write_graph(student: Student, sha256: str, path: Path) -> None:
     import torch
 
+    from .student import Routed
+
     height, width = torch.export.Dim("height"), torch.export.Dim("width")
     h, w = student.card.size
     example = torch.zeros(h + 3, w + 5, 3, dtype=torch.uint8)  # unlike any size in the network, to be told apart
+    sizes = ({0: height, 1: width},)
+    not_told = torch.tensor([-1])
     try:
         with _quiet():
             program = torch.onnx.export(
-                student,
-                (example,),
+                Routed(student) if student.routes else student,
+                (example, not_told) if student.routes else (example,),
                 dynamo=True,
                 verbose=False,
-                input_names=["image"],
-                output_names=["labels", "probabilities"],
-                dynamic_shapes={"image": {0: height, 1: width}},
+                input_names=["image", *["modality"] * student.routes],
+                output_names=["labels", "probabilities", *["routing"] * student.routes],
+                dynamic_shapes=(*sizes, None) if student.routes else sizes,
             )
     except torch.onnx.OnnxExporterError as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
@@ -110,7 +120,18 @@ def _write_graph(student: Student, sha256: str, path: Path) -> None:
         classes=json.dumps(student.card.classes, ensure_ascii=False),
         weights_sha256=sha256,
     )
+    if student.routes:
+        _make_optional(program.model.graph, "modality", not_told.numpy())
     program.save(str(path), external_data=False)
+
+
+def _make_optional(graph: Any, name: str, default: NDArray[np.int64]) -> None:
+    """Give an input of the graph a value for when it is left out: ONNX has it as an initializer of the same name."""
+    import onnx_ir
+
+    value = next(entry for entry in graph.inputs if entry.name == name)
+    value.const_value = onnx_ir.tensor(default, name=name)
+    graph.initializers[name] = value
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from ..formats.overlay import montage, overlay
 from ..types import UserError
 from .card import Card
 from .predictor import Predictor
+from .routing import ROUTING, UNSURE, Route, modality_number, note_route, read_routes, route_of, write_routes
 from .slices import predict_slices
 from .sources import Source, find_sources, read_slices, read_written, spacing_of, suffix_of, write_slices
 
@@ -32,6 +33,7 @@ class PredictSummary(NamedTuple):
     written: int
     skipped: int  # predicted by an earlier run
     failed: list[tuple[Path, str]]  # image, one line
+    unsure: list[Route]  # the student is not sure of their modality, those of an earlier run included
 
 
 class Extras(NamedTuple):
@@ -57,10 +59,13 @@ def predict_files(
     out: Path,
     extras: Extras | None = None,
     *,
+    modality: str | None = None,
     overwrite: bool = False,
     on_progress: Callable[[int, int, Path], None] | None = None,
 ) -> PredictSummary:
     """Predict each image or volume and write its files into `out`; `areas.csv` there covers all, those skipped too.
+
+    Of a student that tells modalities apart, `routing.csv` says which one each image or volume was predicted as.
 
     Args:
         predictor: Of `open_predictor`.
@@ -70,28 +75,38 @@ def predict_files(
         extras: probabilities: also `<name>_prob.npz` with "probabilities", float16 (C, H, W) or (C, N, H, W).
             overlays: also `<name>_overlay.png`, of a volume up to 25 of its slices. tile: see `predict_tiled`.
             dicom_seg: for DICOM, `<name>.dcm` (DICOM-SEG) instead.
-        overwrite: Predict again what has all its files already; without it such a source is skipped.
+        modality: Of all the images; None: the student finds it, once for a volume or a tiled image.
+        overwrite: Predict again what has all its files already; without it such a source is skipped, unless it was
+            predicted as another modality than the one told.
         on_progress: Called after each source with (number done, number of all, its first file).
 
     Returns:
         The counts. A source that cannot be read is in `failed`, and the others are predicted.
 
     Raises:
-        UserError: nothing found, a result would replace a source, or `out` cannot be written.
+        UserError: nothing found, a result would replace a source, no such modality, or `out` cannot be written.
     """
     extras = extras or Extras()
+    told = modality_number(predictor, modality)
     sources = find_sources(inputs, out)
     _require_sources_kept(sources, out, extras)
     written, skipped, failed, areas = 0, 0, [], []
+    routes = read_routes(out / ROUTING) if predictor.routes else {}
     for done, source in enumerate(sources, start=1):
+        name = source.name.as_posix()
         try:
             target = _targets(out, source, extras)
             earlier = not overwrite and all(path is None or path.exists() for path in target)
-            result = read_written(target.mask, predictor.card) if earlier else _predict(predictor, source, extras)
+            if modality is not None and name in routes:
+                earlier = earlier and routes[name].modality == modality
+            result = read_written(target.mask, predictor.card) if earlier else _predict(predictor, source, extras, told)
         except UserError as error:
             failed.append((source.files[0], str(error)))
         else:
             if isinstance(result, _Predicted):
+                if predictor.routes:
+                    routes[name] = route_of(predictor, name, result.routing, told)
+                    note_route(out / ROUTING, routes[name])
                 _write(target, source, result, predictor.card)
                 result = result.labels
             areas += _areas(source, result, predictor.card)
@@ -99,13 +114,17 @@ def predict_files(
         if on_progress:
             on_progress(done, len(sources), source.files[0])
     _write_areas(out / AREAS, areas)
-    return PredictSummary(written, skipped, failed)
+    kept = [routes[name] for source in sources if (name := source.name.as_posix()) in routes]
+    if predictor.routes:
+        write_routes(out / ROUTING, kept)
+    return PredictSummary(written, skipped, failed, [route for route in kept if route.decided_by == UNSURE])
 
 
 class _Predicted(NamedTuple):
     slices: NDArray[np.uint8]  # (N, H, W) or (N, H, W, 3)
     labels: NDArray[np.uint8]  # (N, H, W)
     probabilities: NDArray[np.float16] | None  # (C, N, H, W)
+    routing: NDArray[np.float32] | None  # (M,), where the student had to find the modality
 
 
 def _targets(out: Path, source: Source, extras: Extras) -> _Targets:
@@ -132,11 +151,12 @@ def _require_sources_kept(sources: Sequence[Source], out: Path, extras: Extras) 
                 raise UserError(f"the result {path} would replace the image of that name; choose another output folder")
 
 
-def _predict(predictor: Predictor, source: Source, extras: Extras) -> _Predicted:
+def _predict(predictor: Predictor, source: Source, extras: Extras, told: int | None) -> _Predicted:
     slices = read_slices(source)
     try:
         return _Predicted(
-            slices, *predict_slices(predictor, slices, tile=extras.tile, probabilities=extras.probabilities)
+            slices,
+            *predict_slices(predictor, slices, tile=extras.tile, probabilities=extras.probabilities, modality=told),
         )
     except UserError as error:
         raise UserError(f"{source.files[0]}: {error}") from None
@@ -144,7 +164,7 @@ def _predict(predictor: Predictor, source: Source, extras: Extras) -> _Predicted
 
 def _write(target: _Targets, source: Source, predicted: _Predicted, card: Card) -> None:
     """Each file appears complete or not at all; the mask comes last."""
-    slices, labels, probabilities = predicted
+    slices, labels, probabilities, _ = predicted
     try:
         target.mask.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -15,6 +15,8 @@ from .card import Card, parse_card
 from .labels import postprocess
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .student import Student
 
 
@@ -23,15 +25,21 @@ class Prediction(NamedTuple):
 
     labels: NDArray[np.uint8]  # (H, W) class index
     probabilities: NDArray[np.float32]  # (C, H, W)
+    routing: NDArray[np.float32] | None = None  # (M,) of the modalities; None where the student treats them alike
 
 
 class Predictor(Protocol):
     """What predicts, whatever computes it."""
 
     card: Card
+    routes: bool  # whether each modality has weights of its own, and a classifier tells them apart
 
-    def predict(self, image: NDArray[np.uint8]) -> Prediction:
-        """RGB (H, W, 3) -> labels after post-processing, probabilities."""
+    def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
+        """RGB (H, W, 3) -> labels after post-processing, probabilities; `modality` indexes the card's, None: found."""
+        ...
+
+    def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probability of each modality (M,), of a student that routes."""
         ...
 
 
@@ -61,21 +69,36 @@ class TorchPredictor:
     def __init__(self, student: Student) -> None:
         self.card = student.card
         self.student = student
+        self.routes = student.routes
         self.device = next(student.parameters()).device
 
-    def predict(self, image: NDArray[np.uint8]) -> Prediction:
+    def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """As in Predictor."""
-        labels, probabilities = self.raw(image)
-        return Prediction(postprocess(labels, self.card), probabilities)
+        found = self.raw(image, modality)
+        return found._replace(labels=postprocess(found.labels, self.card))
 
-    def raw(self, image: NDArray[np.uint8]) -> Prediction:
+    def raw(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """Before post-processing: what an exported graph must reproduce."""
         import torch
 
-        _require_paddable(image, self.card)
+        told = None if modality is None else torch.tensor([modality], device=self.device)
         with torch.inference_mode():
-            labels, probabilities = self.student(torch.tensor(np.ascontiguousarray(image), device=self.device))
-        return Prediction(labels.cpu().numpy(), probabilities.cpu().numpy())
+            run = self.student.routed if self.routes else self.student
+            return Prediction(*(part.cpu().numpy() for part in run(self._tensor(image), told)))
+
+    def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As in Predictor."""
+        import torch
+
+        with torch.inference_mode():
+            found: NDArray[np.float32] = self.student.route(self._tensor(image)).cpu().numpy()
+        return found
+
+    def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
+        import torch
+
+        _require_paddable(image, self.card)
+        return torch.tensor(np.ascontiguousarray(image), device=self.device)
 
 
 class OnnxPredictor:
@@ -101,21 +124,34 @@ class OnnxPredictor:
             raise UserError(f"{path} cannot be loaded ({reason}); export it again") from None
         if provider not in self.session.get_providers():  # onnxruntime only logs that it went on without
             raise UserError(f"device {device!r} cannot be used: onnxruntime cannot start {provider}; use cpu")
+        self.first_layers = onnxruntime.RunOptions()
+        self.first_layers.only_execute_path_to_fetches = True
         entries = self.session.get_modelmeta().custom_metadata_map
         if "card" not in entries:
             raise UserError(f"{path} does not say what it predicts; use a file of `segdistill export`")
         self.card, _ = parse_card(entries["card"], f"the card in {path}")
+        self.routes = "routing" in (output.name for output in self.session.get_outputs())
 
-    def predict(self, image: NDArray[np.uint8]) -> Prediction:
+    def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """As in Predictor."""
-        labels, probabilities = self.raw(image)
-        return Prediction(postprocess(labels, self.card), probabilities)
+        found = self.raw(image, modality)
+        return found._replace(labels=postprocess(found.labels, self.card))
 
-    def raw(self, image: NDArray[np.uint8]) -> Prediction:
+    def raw(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """The graph's own outputs."""
+        given = {"image": self._array(image)}
+        if self.routes and modality is not None:
+            given["modality"] = np.array([modality])
+        return Prediction(*self.session.run(["labels", "probabilities", *["routing"] * self.routes], given))
+
+    def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As in Predictor."""
+        found: NDArray[np.float32] = self.session.run(["routing"], {"image": self._array(image)}, self.first_layers)[0]
+        return found
+
+    def _array(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         _require_paddable(image, self.card)
-        labels, probabilities = self.session.run(["labels", "probabilities"], {"image": np.ascontiguousarray(image)})
-        return Prediction(labels, probabilities)
+        return np.ascontiguousarray(image)
 
 
 def _require_paddable(image: NDArray[np.uint8], card: Card) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,23 +14,51 @@ from .predictor import Prediction, Predictor
 from .tiling import predict_tiled
 
 
+class Slices(NamedTuple):
+    """What was predicted for N slices."""
+
+    labels: NDArray[np.uint8]  # (N, H, W)
+    probabilities: NDArray[np.float16] | None  # (C, N, H, W) if asked for
+    routing: NDArray[np.float32] | None  # (M,) of the modalities, where the student had to find its own
+
+
 def predict_slices(
-    predictor: Predictor, slices: NDArray[np.uint8], *, tile: bool = False, probabilities: bool = False
-) -> tuple[NDArray[np.uint8], NDArray[np.float16] | None]:
-    """Labels (N, H, W) of slices (N, H, W) or (N, H, W, 3), and probabilities (C, N, H, W) if asked for.
+    predictor: Predictor,
+    slices: NDArray[np.uint8],
+    *,
+    tile: bool = False,
+    probabilities: bool = False,
+    modality: int | None = None,
+) -> Slices:
+    """Predict slices (N, H, W) or (N, H, W, 3) of one modality, the one told or the one found for all of them.
 
     Raises:
         UserError: a student that looks at neighbouring slices, and an image alone or in colour.
     """
+    images = partial(channels, slices, neighbours=predictor.card.neighbours)
+    routing = None
+    if predictor.routes and modality is None and (tile or len(slices) > 1):
+        routing = route_together(predictor, map(images, range(len(slices))))
+        modality = int(routing.argmax())
     labels = np.empty(slices.shape[:3], np.uint8)
     kept = np.empty((len(predictor.card.classes), *slices.shape[:3]), np.float16) if probabilities else None
     for number in range(len(slices)):
-        image = channels(slices, number, predictor.card.neighbours)
-        result: Prediction = predict_tiled(predictor, image) if tile else predictor.predict(image)
+        image = images(number)
+        result: Prediction = (
+            predict_tiled(predictor, image, modality=modality) if tile else predictor.predict(image, modality)
+        )
         labels[number] = result.labels
         if kept is not None:
             kept[:, number] = result.probabilities
-    return labels, kept
+        if modality is None:
+            routing = result.routing
+    return Slices(labels, kept, routing)
+
+
+def route_together(predictor: Predictor, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """The mean over images of one origin of the probabilities of the modalities, (M,)."""
+    found: NDArray[np.float32] = np.mean([predictor.route(image) for image in images], axis=0)
+    return found
 
 
 def channels(slices: NDArray[np.uint8], number: int, neighbours: int) -> NDArray[np.uint8]:

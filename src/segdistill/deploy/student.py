@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,19 +21,42 @@ class Student(nn.Module):
         self.card = card
         self.eval()
 
+    @property
+    def routes(self) -> bool:
+        """Whether the network tells modalities apart, each with weights of its own."""
+        return len(self.card.modalities) > 1 and hasattr(self.network, "routed")
+
     def forward(self, image: Tensor, modality: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Uint8 RGB (H, W, 3) -> labels (H, W) uint8, probabilities (C, H, W) float32; post-processing is not here."""
+        x, whole = self._prepared(image)
+        return self._finished(self.network(x, modality), whole, image.shape[:2])
+
+    def routed(self, image: Tensor, modality: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """As forward, and the probability of each modality (M,); a modality (1,) below 0 is one that is not told."""
+        x, whole = self._prepared(image)
+        logits, routing = self.network.routed(x, modality)  # type: ignore[operator]
+        return *self._finished(logits, whole, image.shape[:2]), routing[0].float()
+
+    def route(self, image: Tensor) -> Tensor:
+        """The probability of each modality (M,) alone, from the first layers."""
+        found: Tensor = self.network.route(self._prepared(image)[0])[0]  # type: ignore[operator]
+        return found.float()
+
+    def _prepared(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The network's input, and the (height, width) that it shows, padding included."""
         height, width = image.shape[:2]
         x = image.permute(2, 0, 1)[None].float() / 255
         whole = (height, width)
         if self.card.fit == "pad":
             whole = padded_shape(height, width, self.card.size)
             x = F.pad(x, (0, whole[1] - width, 0, whole[0] - height))
-        x = F.interpolate(x, self.card.size, mode="bilinear", align_corners=False, antialias=True)
-        p = self.network(x, modality).float().softmax(1)
+        return F.interpolate(x, self.card.size, mode="bilinear", align_corners=False, antialias=True), whole
+
+    def _finished(self, logits: Tensor, whole: tuple[int, int], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        p = logits.float().softmax(1)
         if p.shape[1] != len(self.card.classes):
             raise UserError(f"the student has {p.shape[1]} outputs for the classes {', '.join(self.card.classes)}")
-        p = F.interpolate(p, whole, mode="bilinear", align_corners=False)[0, :, :height, :width]
+        p = F.interpolate(p, whole, mode="bilinear", align_corners=False)[0, :, : size[0], : size[1]]
         return self._decide(p), p
 
     def _decide(self, probabilities: Tensor) -> Tensor:
@@ -39,6 +64,18 @@ class Student(nn.Module):
         if len(self.card.classes) == 2:
             return (probabilities[1] >= self.card.threshold).to(torch.uint8)
         return probabilities.argmax(0).to(torch.uint8)
+
+
+class Routed(nn.Module):
+    """A student's `routed` as a module of its own: what is traced where each modality has its own weights."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, image: Tensor, modality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels, probabilities, probability of each modality."""
+        return self.student.routed(image, modality)
 
 
 def padded_shape(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:

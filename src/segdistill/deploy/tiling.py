@@ -9,13 +9,16 @@ from .labels import decide, postprocess
 from .predictor import Prediction, Predictor
 
 
-def predict_tiled(predictor: Predictor, image: NDArray[np.uint8], overlap: float = 0.25) -> Prediction:
+def predict_tiled(
+    predictor: Predictor, image: NDArray[np.uint8], overlap: float = 0.25, modality: int | None = None
+) -> Prediction:
     """Predict tiles of the student's input size and average their probabilities, each tile strongest at its centre.
 
     Args:
         predictor: Sees every tile unscaled.
         image: RGB (H, W, 3); where it is smaller than a tile, it is continued by reflection.
         overlap: Least part of a tile that its neighbour shares, in [0, 1).
+        modality: Of the whole image, as `predictor.predict` takes it; None: each tile is routed by itself.
 
     Returns:
         As `predictor.predict`. Holds one float32 (C, H, W) array, whatever the number of tiles.
@@ -32,7 +35,7 @@ def predict_tiled(predictor: Predictor, image: NDArray[np.uint8], overlap: float
     for y in rows:
         for x in columns:
             here = (slice(y, y + size[0]), slice(x, x + size[1]))
-            total[:, *here] += predictor.predict(image[here]).probabilities * blend
+            total[:, *here] += predictor.predict(image[here], modality).probabilities * blend
     # Tiles form a grid, so the sum of their weights is the product of a sum per axis.
     total /= coverage(rows, row_window)[:, None]
     total /= coverage(columns, column_window)

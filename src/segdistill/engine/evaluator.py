@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,11 @@ from ..data.rows import Row
 from ..data.several import Source
 from ..data.volumes import read_neighbours, volumes, voxel_spacing, with_neighbours
 from ..deploy.predictor import Predictor
+from ..deploy.routing import SURE
+from ..deploy.slices import route_together
 from ..formats import read_image, replacing
 from ..metrics.calibration import Calibration
+from ..metrics.routing import summarise_routing
 from ..metrics.scores import METRICS, score_image
 from ..metrics.summary import summarise
 from ..types import UserError
@@ -41,6 +45,7 @@ class Case:
     calibration: Calibration | None = None
     seconds: tuple[float, ...] = ()  # spent predicting, per image
     annotated: tuple[bool, ...] | None = None  # per class, whether the reference would show it; None: all
+    routing: NDArray[np.float32] | None = None  # probability of each modality, where the student tells them apart
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Evaluation:
     """The table, one row per class of an image or volume, and its summary."""
 
     scores: list[dict[str, Any]]  # score_image's rows, each with image, shown, dataset, patient, modality
-    summary: dict[str, Any]  # metrics.summarise, with "kind", "ece" and "ms_per_image"
+    summary: dict[str, Any]  # metrics.summarise, with "kind", "ece", "ms_per_image" and, if it routes, "routing"
     names: dict[str, Row]  # name as shown, unlike any other's -> the row to show
 
 
@@ -58,10 +63,20 @@ class Part(NamedTuple):
     prediction: NDArray[np.uint8]  # (H, W)
     reference: NDArray[np.uint8]  # (H, W)
     seconds: float | None = None
+    routing: NDArray[np.float32] | None = None
+
+
+def told_modality(predictor: Predictor, row: Row) -> int | None:
+    """The place of the row's modality in the student; None where the student does not know it, or needs none."""
+    names = predictor.card.modalities
+    return names.index(row.modality) if predictor.routes and row.modality in names else None
 
 
 def predicted_cases(predictor: Predictor, rows: Sequence[Row], sources: Mapping[str, Source]) -> Iterator[Case]:
     """Predict the rows beside their reference masks; the slices of a volume make one case.
+
+    A student that tells modalities apart is told each row's; where it does not know that one, it is routed by its
+    classifier, a volume as a whole.
 
     Args:
         predictor: What ships: its label maps are scored as they are.
@@ -72,24 +87,50 @@ def predicted_cases(predictor: Predictor, rows: Sequence[Row], sources: Mapping[
         UserError: A row without a mask, slices that make no volume, or no volume for a student that needs them.
     """
     around = with_neighbours(rows) if predictor.card.neighbours else {}
+    found = _found_together(predictor, rows, around)
     calibration = Calibration()
 
     def predict(row: Row) -> Part:
-        image = read_neighbours(around[row.image]) if around else read_image(row.image)
+        image = _read(row, around)
+        told = told_modality(predictor, row)
         start = time.perf_counter()
-        prediction = predictor.predict(image)
+        prediction = predictor.predict(image, found(row) if told is None else told)
         seconds = time.perf_counter() - start
         mapping = sources[row.dataset].mapping
         if row.mask is None or mapping is None:
             raise UserError(f"{row.image}: has no mask to score against; leave it out or add its mask")
         reference = read_labels(row.mask, mapping, image.shape[:2])
         calibration.update(prediction.probabilities, reference)
-        return Part(prediction.labels, reference, seconds)
+        return Part(prediction.labels, reference, seconds, prediction.routing)
 
     for case in cases_of(rows, predict, {name: source.root for name, source in sources.items()}):
         mapping = sources[case.row.dataset].mapping
         yield replace(case, calibration=calibration, annotated=mapping.marks() if mapping else None)
         calibration = Calibration()
+
+
+def _read(row: Row, around: Mapping[Path, Any]) -> NDArray[np.uint8]:
+    return read_neighbours(around[row.image]) if around else read_image(row.image)
+
+
+def _found_together(
+    predictor: Predictor, rows: Sequence[Row], around: Mapping[Path, Any]
+) -> Callable[[Row], int | None]:
+    """The modality that the classifier finds for a row's volume, all of it; None for an image alone."""
+    unknown = [row for row in rows if predictor.routes and row.volume and told_modality(predictor, row) is None]
+    groups = {(row.dataset, row.volume): [] for row in unknown}  # type: dict[tuple[str, str], list[Row]]
+    for row in unknown:
+        groups[row.dataset, row.volume].append(row)
+
+    @cache
+    def of_volume(key: tuple[str, str]) -> int:
+        return int(route_together(predictor, (_read(row, around) for row in groups[key])).argmax())
+
+    def of_row(row: Row) -> int | None:
+        key = (row.dataset, row.volume)
+        return of_volume(key) if key in groups else None
+
+    return of_row
 
 
 def cases_of(rows: Sequence[Row], look: Callable[[Row], Part], roots: Mapping[str, Path]) -> Iterator[Case]:
@@ -103,15 +144,26 @@ def cases_of(rows: Sequence[Row], look: Callable[[Row], Part], roots: Mapping[st
         parts = [look(row) for row in group]
         seconds = tuple(part.seconds for part in parts if part.seconds is not None)
         spacing = voxel_spacing(group) if in_mm else None
+        thought = [part.routing for part in parts if part.routing is not None]
+        routing = np.mean(thought, axis=0) if thought else None
         if not group[0].volume:
-            yield Case(display_name(group[0], roots[group[0].dataset]), group[0], *parts[0][:2], spacing, None, seconds)
+            yield Case(
+                display_name(group[0], roots[group[0].dataset]),
+                group[0],
+                *parts[0][:2],
+                spacing,
+                None,
+                seconds,
+                None,
+                routing,
+            )
             continue
         if len({part.reference.shape for part in parts}) > 1:
             raise UserError(f"volume {group[0].volume}: its slices differ in size; mend the column volume")
         prediction = np.stack([part.prediction for part in parts])
         reference = np.stack([part.reference for part in parts])
         shown = group[int(np.argmax((reference > 0).sum((1, 2))))]
-        yield Case(group[0].volume, shown, prediction, reference, spacing, None, seconds)
+        yield Case(group[0].volume, shown, prediction, reference, spacing, None, seconds, None, routing)
 
 
 def display_name(row: Row, root: Path) -> str:
@@ -124,6 +176,7 @@ def evaluate_cases(
     *,
     classes: Sequence[str],
     dataset: str,
+    modalities: Sequence[str] = (),
     tolerance: float = 2.0,
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
@@ -134,6 +187,7 @@ def evaluate_cases(
         cases: What to score.
         classes: Class names, background first.
         dataset: Name in the table, of cases whose rows name no data set.
+        modalities: Names of the modalities that the cases' "routing" is about.
         tolerance: Of NSD, in mm where the cases have a spacing, else in pixels.
         seed: Of the bootstrap.
         on_progress: Called with the number of images done.
@@ -148,6 +202,7 @@ def evaluate_cases(
     kinds: set[str] = set()
     units: set[str] = set()
     images = 0
+    routed: list[tuple[str, NDArray[np.float32]]] = []
     calibration = Calibration()
     for case in cases:
         home = case.row.dataset or dataset
@@ -157,6 +212,8 @@ def evaluate_cases(
         names[home, case.name] = case.row
         if case.calibration is not None:
             calibration.merge(case.calibration)
+        if case.routing is not None:
+            routed.append((case.row.modality, case.routing))
         seconds += case.seconds
         kinds.add("image" if case.reference.ndim == 2 else "volume")
         units.add("px" if case.spacing is None else "mm")
@@ -167,6 +224,9 @@ def evaluate_cases(
     summary = summarise(scores, class_names=classes, kind=kind, unit=unit, tolerance=tolerance, seed=seed)
     summary["ece"] = calibration.ece if seconds else None
     summary["ms_per_image"] = 1000 * float(np.median(seconds)) if seconds else None
+    if routed:
+        true, thought = zip(*routed, strict=True)
+        summary["routing"] = summarise_routing(true, thought, modalities, SURE)
 
     def shown(home: str, name: str) -> str:
         return f"{home}: {name}" if len(homes) > 1 else name

@@ -4,7 +4,7 @@ A medical teacher, SAM with tokens and adapters per modality, learns from the la
 SAM's embeddings (S1), one bank of controllers then the teacher's (S2); patch prompt and decoder, which start as the
 teacher's, are tuned on the student's embeddings (S3). The authors released S2 alone, and it does not run; what is
 inferred is marked in docs/methods/esp_medsam.md. Beyond the paper: one student for all modalities in one run, a
-classifier that routes images whose modality is not told, several classes. Left out: a cache of embeddings on disk.
+classifier that routes images whose modality is not told, several classes, one more modality later.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ from ..models.sam import WITHOUT_WEIGHTS
 from ..models.students import build_student
 from ..models.tiny_vit import STRIDE
 from ..models.weights import read_weights
-from ..transforms.presets import weak
-from ..types import Batch, Remarks, Stage, StepOutput, Task, UserError
+from ..transforms.presets import evaluation, weak
+from ..types import Batch, Known, Remarks, Stage, StepOutput, Task, UserError
+from .modality_transfer import Addition, known_before, recalled_cross_entropy, with_addition
+from .teacher_embeddings import TeacherEmbeddings
+
+ROUTING_RATE = 10  # of the classifier, a linear map, to the rate of the rest; benchmarks/routing_rate.py
 
 
 @dataclass(frozen=True)
@@ -44,18 +48,21 @@ class ESPMedSAMConfig:
     Attributes:
         sam: SAM that teaches: a hub name (facebook/sam-vit-base), a folder of one, an official .pth; tiny or small
             without weights.
-        init: MobileSAM's mobile_sam.pt, in which the student's trunk starts; none: random.
+        init: MobileSAM's mobile_sam.pt, in which the student's trunk starts; none: random. A folder with a student (or
+            of a run): that student gets one more modality, and only what is new trains, in one stage (see `extend`).
         medical: S0, the medical teacher. Without it S2 distils SAM's own embeddings and S3 starts at random heads.
         common: S1, the trunk from SAM's embeddings; images without a label too.
         domain: S2, the controllers from the teacher's embeddings; images without a label too.
         controllers: Whether each modality has its controllers in the student; without them there is no S2.
         patch_prompt: The map that makes the dense prompt: hard or soft; none: no patch prompt and no loss for it.
+        cached: S1 and S2 see the images as they are, not augmented, so that the teacher's embeddings are computed once
+            and then read from disk (in the run's folder, in half precision, until the stage is over).
         joint_queries: As released: all modalities' queries attend to each other and share one MLP.
         tuned: What S3 trains beside the classifier: the heads, or the whole student.
         medical_iterations: Updates in S0.
         common_iterations: Updates in S1.
         domain_iterations: Updates in S2.
-        head_iterations: Updates in S3.
+        head_iterations: Updates in S3, or in the one stage of a modality that is added.
         batch_size: Images per batch: labelled ones in S0 and S3, any in S1 and S2.
         learning_rate: Learning rate of Adam at the start of each stage.
         final_factor: Share of it that is left at the end; it decays exponentially.
@@ -70,6 +77,7 @@ class ESPMedSAMConfig:
     controllers: bool = True
     patch_prompt: Literal["hard", "soft", "none"] = "hard"  # released
     joint_queries: bool = False  # released: true
+    cached: bool = False  # released, S2: images are not augmented
     tuned: Literal["head", "student"] = "head"
     medical_iterations: int = 3000  # published: 216,450 (200 epochs of 4,329 images), said of S2
     common_iterations: int = 3000  # published: 216,450
@@ -88,8 +96,13 @@ class ESPMedSAM(nn.Module):
 
     def __init__(self, config: ESPMedSAMConfig, task: Task) -> None:
         super().__init__()
-        check(config)
         self.config = c = config
+        self.teacher: MedicalSam | None = None
+        self.addition: Addition | None = None
+        if Path(c.init).is_dir():
+            self.student, self.addition = with_addition(c.init, task)
+            return
+        check(config)
         joint = list(range(len(task.modalities))) if c.joint_queries else None
         own = [list(classes) for classes in task.modality_classes] or None
         self.student = cast(
@@ -106,25 +119,37 @@ class ESPMedSAM(nn.Module):
         )
         if c.init != "none":
             load_mobile_sam(self.student, read_weights(Path(c.init)))
-        self.teacher: MedicalSam | None = None
         if c.medical or c.common or c.domain:
             heads = ModalityHeads(task.classes, task.modalities, own, patch_prompt=c.patch_prompt, joint_channels=joint)
             self.teacher = medical_sam(c.sam, task.size, heads)
+            self.embeddings = TeacherEmbeddings(self.teacher, task.store, task.size)
+
+    @staticmethod
+    def known(config: ESPMedSAMConfig) -> Known | None:
+        """Of the student that gets one more modality."""
+        return known_before(config.init)
 
     def stages(self) -> list[Stage]:
-        """S0 to S3, without those that are left out."""
+        """S0 to S3, without those that are left out; of a modality that is added one stage."""
         c, student = self.config, self.student
         labelled, all_rows = (c.batch_size, 0), (0, c.batch_size)
+        if self.addition:
+            extend = self.stage(
+                "extend", self.add, self.addition.parameters, c.head_iterations, labelled, scored=student
+            )
+            return [replace(extend, watched=self.watched)]
         plan = []
         if c.medical and self.teacher:
             own = self.teacher.own_parameters()
             plan.append(self.stage("medical", self.teach, own, c.medical_iterations, labelled, scored=self.teacher))
         if c.common:
             trunk = list(student.trunk.parameters())
-            plan.append(self.stage("common", self.share, trunk, c.common_iterations, all_rows))
+            common = self.stage("common", self.share, trunk, c.common_iterations, all_rows)
+            plan.append(self.unchanging(common) if c.cached else common)
         if c.domain and c.controllers:
             bank = list(student.controllers.parameters())
-            plan.append(self.stage("domain", self.specialise, bank, c.domain_iterations, all_rows))
+            domain = self.stage("domain", self.specialise, bank, c.domain_iterations, all_rows)
+            plan.append(self.unchanging(domain) if c.cached else domain)
         tuned = list(student.parameters()) if c.tuned == "student" else self.head_parameters()
         head = self.stage("head", self.tune, tuned, c.head_iterations, labelled, scored=student)
         return [*plan, replace(head, prepare=self.take_heads, watched=self.watched)]
@@ -139,17 +164,26 @@ class ESPMedSAM(nn.Module):
         *,
         scored: nn.Module | None = None,  # S1 and S2 have no masks to score: their last weights stay
     ) -> Stage:
-        """All stages train alike: Adam, decaying exponentially."""
+        """All stages train alike: Adam, decaying exponentially; a classifier among the parameters at its own rate."""
+        rate, classifier = self.config.learning_rate, self.student.classifier
+        own = {id(p) for p in classifier.parameters()} if classifier else set()
+        groups = [{"params": [p for p in parameters if id(p) not in own]}]
+        if routing := [p for p in parameters if id(p) in own]:
+            groups.append({"params": routing, "lr": ROUTING_RATE * rate})  # type: ignore[dict-item]
         return Stage(
             name=name,
             step=step,
-            optimizers=[Adam(parameters, lr=self.config.learning_rate)],
+            optimizers=[Adam(groups, lr=rate)],
             iterations=iterations,
             batch=batch,
             augment=weak,
             scored=scored,
             schedule=partial(exponential, final=self.config.final_factor),
         )
+
+    def unchanging(self, stage: Stage) -> Stage:
+        """The stage on images as they are, its teacher's embeddings kept on disk."""
+        return replace(stage, augment=evaluation, prepare=partial(self.embeddings.open, stage.name))
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Patch prompt, decoder, queries and the classifier of the student."""
@@ -177,8 +211,19 @@ class ESPMedSAM(nn.Module):
         """S3: L_seg + 0.5 L_patch of the student; the cross-entropy of its classifier, which reaches nothing else."""
         out = self.student.run(batch.image, batch.modality)
         terms = self.segmentation(out.logits, out.patch, batch)
+        self.student.memory.remember(out.features, batch.modality)
         if self.student.classifier is not None:
             terms["route"] = F.cross_entropy(out.route.float(), batch.modality)
+        return StepOutput(self.weighted(terms), terms)
+
+    def add(self, batch: Batch, progress: float) -> StepOutput:
+        """As S3, for what is new; the classifier also on what it remembers of the other modalities, if of all."""
+        out = self.student.run(batch.image, batch.modality)
+        terms = self.segmentation(out.logits, out.patch, batch)
+        self.student.memory.remember(out.features, batch.modality)
+        if self.student.classifier is not None and not cast(Addition, self.addition).forgotten:
+            terms["route"] = F.cross_entropy(out.route.float(), batch.modality)
+            terms["keep"] = recalled_cross_entropy(self.student, self.student.classifier)
         return StepOutput(self.weighted(terms), terms)
 
     def segmentation(self, logits: Tensor, patch: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -197,12 +242,12 @@ class ESPMedSAM(nn.Module):
     def distance(self, batch: Batch, student: Tensor | None, teacher: Tensor | None) -> Tensor:
         """L_KD between the embeddings with these modalities' controllers; both see the same padded images."""
         image = pad_to_multiple(batch.image, STRIDE)
-        with torch.no_grad():
-            target = cast(MedicalSam, self.teacher).encode(image, teacher)
-        return embedding_distance(self.student.encode(image, student), target)
+        return embedding_distance(self.student.encode(image, student), self.embeddings(image, teacher, batch.index))
 
     def take_heads(self) -> None:
         """The student's heads start as the teacher's; a resumed stage loads its own after this."""
+        if self.teacher:
+            self.embeddings.close()
         if self.teacher is None or not self.config.medical:
             return
         taken = self.teacher.decoder.state_dict()
@@ -230,9 +275,18 @@ class ESPMedSAM(nn.Module):
     def sentences(self, log: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         """What the log says about the teacher and the classifier."""
         origin = self.teacher.sam.origin if self.teacher else None
+        if self.addition:
+            old = ", ".join(filter(None, self.addition.before)) or "what it knew"
+            yield f"{self.student.modalities[-1]} was added to {old}, whose outputs are the same bits as before."
+            if self.addition.forgotten:
+                lost = ", ".join(self.addition.forgotten)
+                yield (
+                    f"The student remembers no features of {lost}, so its classifier could not learn to find the new "
+                    "modality, and finds it nowhere; tell it with --modality."
+                )
         if self.teacher:
             yield f"SAM's weights: {origin.file}, sha256 {origin.sha256}." if origin else "SAM began without weights."
-        entries = [entry for entry in log if entry.get("stage") == "head" and entry.get("watched")]
+        entries = [entry for entry in log if entry.get("stage") in ("head", "extend") and entry.get("watched")]
         if entries:
             last = entries[-1]
             others = {"teacher": "the medical teacher's", "routed": "the student's where it finds the modality itself"}

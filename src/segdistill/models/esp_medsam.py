@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .controllers import Controllers, Rows, controls
+from .modality_classifier import FeatureMemory, ModalityClassifier, early_features
 from .modality_heads import ModalityHeads
 from .padding import pad_to_multiple
-from .tiny_vit import DIMS, STRIDE, TinyViT
+from .tiny_vit import STRIDE, TinyViT
 
 MEAN = (123.675, 116.28, 103.53)  # SAM's, of 255
 STD = (58.395, 57.12, 57.375)
@@ -31,27 +31,7 @@ class EspOutput(NamedTuple):
     patch: Tensor  # (B, C - 1, H/32, W/32) logits of the patch prompt, per foreground class
     embedding: Tensor  # (B, 256, H/16, W/16)
     route: Tensor  # (B, modalities) logits of the classifier; zeros where there is one modality
-
-
-class ModalityClassifier(nn.Module):
-    """Mean and deviation of the trunk's early features -> a logit per modality. No gradient reaches the trunk.
-
-    One linear map per modality, so that adding one leaves the logits of the others as they are, bit for bit.
-    Untrained, it gives all the same probability.
-    """
-
-    def __init__(self, modalities: int) -> None:
-        super().__init__()
-        width = 2 * (DIMS[0] + DIMS[1])
-        self.scores = nn.ModuleList(nn.Linear(width, 1) for _ in range(modalities))
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, early: Sequence[Tensor]) -> Tensor:
-        """(B, modalities)."""
-        pooled = torch.cat([part for x in early for part in torch.std_mean(x.detach(), dim=(2, 3))], dim=1)
-        features = F.layer_norm(pooled, pooled.shape[1:])
-        return torch.cat([score(features) for score in self.scores], dim=1)
+    features: Tensor  # (B, WIDTH) what the classifier sees
 
 
 class EspMedSam(ModalityHeads):
@@ -97,22 +77,30 @@ class EspMedSam(ModalityHeads):
         bank = (Controllers(shared_token) for _ in modalities) if controllers else ()
         self.controllers = nn.ModuleList(bank)
         self.classifier = ModalityClassifier(len(modalities)) if len(modalities) > 1 else None
+        self.memory = FeatureMemory(len(modalities))
         for name, values in (("mean", MEAN), ("std", MEAN if released_normalisation else STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None] / 255, persistent=False)
 
     def forward(self, image: Tensor, modality: Tensor | None = None) -> Tensor:
-        """Logits; without a modality (B,) the classifier decides for each row."""
+        """Logits; without a modality (B,), or where it is negative, the classifier decides for each row."""
         return self.run(image, modality).logits
+
+    def routed(self, image: Tensor, modality: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits, and what the classifier thinks of each modality in the same pass: probabilities (B, modalities)."""
+        out = self.run(image, modality)
+        return out.logits, out.route.softmax(1)
 
     def run(self, image: Tensor, modality: Tensor | None = None) -> EspOutput:
         """One pass with everything that it computed."""
         padded = pad_to_multiple(image, STRIDE)
         early = self.trunk.early(self._normalise(padded))
-        route = self._route(early)
-        rows = self.rows(route.argmax(1) if modality is None else modality)
+        features = early_features(early)
+        route = self._route(features)
+        found = route.argmax(1)
+        rows = self.rows(found if modality is None else torch.where(modality < 0, found, modality))
         embedding = self._late(early[1], rows)
         logits, patch = self.segment(embedding, rows, padded.shape[2:])
-        return EspOutput(logits[..., : image.shape[2], : image.shape[3]], patch, embedding, route)
+        return EspOutput(logits[..., : image.shape[2], : image.shape[3]], patch, embedding, route, features)
 
     def encode(self, image: Tensor, modality: Tensor | None) -> Tensor:
         """The embedding (B, 256, H/16, W/16) of images with sides divisible by 32; None: of the trunk alone (S1)."""
@@ -121,7 +109,8 @@ class EspMedSam(ModalityHeads):
 
     def route(self, image: Tensor) -> Tensor:
         """Probability of each modality, (B, modalities)."""
-        return self._route(self.trunk.early(self._normalise(pad_to_multiple(image, STRIDE)))).softmax(1)
+        early = self.trunk.early(self._normalise(pad_to_multiple(image, STRIDE)))
+        return self._route(early_features(early)).softmax(1)
 
     def own_parameters(self, modality: int) -> list[nn.Parameter]:
         """What belongs to one modality alone: all that `extend` trains."""
@@ -134,10 +123,10 @@ class EspMedSam(ModalityHeads):
     def _normalise(self, image: Tensor) -> Tensor:
         return (image - self.mean) / self.std
 
-    def _route(self, early: Sequence[Tensor]) -> Tensor:
+    def _route(self, features: Tensor) -> Tensor:
         if self.classifier is None:
-            return early[0].new_zeros(len(early[0]), 1)
-        logits: Tensor = self.classifier(early)
+            return features.new_zeros(len(features), 1)
+        logits: Tensor = self.classifier(features)
         return logits
 
     def _late(self, x: Tensor, rows: Rows) -> Tensor:

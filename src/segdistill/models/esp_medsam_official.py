@@ -72,7 +72,7 @@ def official_student(files: Mapping[str, Mapping[str, Tensor]], separate_heads: 
     if differing:
         hint = _hint(differing, separate_heads)
         raise UserError(f"shared weights differ between {', '.join(files)}: {_few(differing)}; {hint}")
-    _load(cast(EspMedSam, student), merged, "ESP-MedSAM checkpoint", ("classifier.",))
+    _load(cast(EspMedSam, student), merged, "ESP-MedSAM checkpoint", ("classifier.", "memory."))
     return cast(EspMedSam, student)
 
 
@@ -83,7 +83,7 @@ def load_mobile_sam(student: EspMedSam, state: Mapping[str, Tensor]) -> None:
         name = key.replace("image_encoder.", "SemiTViT.", 1)
         if key.startswith("image_encoder.") and not UNUSED.match(name):
             renamed[f"trunk.{name.removeprefix('SemiTViT.')}"] = value
-    _load(student, renamed, "MobileSAM file", ("controllers.", "heads.", "readouts.", "classifier."))
+    _load(student, renamed, "MobileSAM file", ("controllers.", "heads.", "readouts.", "classifier.", "memory."))
 
 
 def _modality(name: str) -> str:

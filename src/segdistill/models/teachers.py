@@ -1,4 +1,4 @@
-"""A network that teaches: any student of ours, or a published Polyp-PVT checkpoint."""
+"""A trained network to learn from or to go on with: any student of ours, or a published Polyp-PVT checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..types import UserError
+from ..types import Known, UserError
 from .freeze import freeze
 from .polyp_pvt_official import load_polyp_pvt
 from .students import build_student
@@ -31,16 +31,23 @@ def load_teacher(path: Path, classes: int) -> nn.Module:
     return freeze(network)
 
 
-def _from_folder(path: Path) -> tuple[nn.Module, int]:
+def load_trained(path: Path) -> tuple[nn.Module, Known]:
+    """The network of a run's or a student's folder, and what it knows; UserError if there is none."""
     folder = path / "student" if (path / "student" / FILES[0]).is_file() else path
     try:
         card = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
         network = build_student(card["name"], **card["arguments"])
         network.load_state_dict(read_weights(folder / FILES[1]))
-        return network, len(card["classes"])
+        classes, modalities, (height, width) = tuple(card["classes"]), tuple(card["modalities"]), card["size"]
+        return network, Known(classes, modalities, (height, width), card["fit"], card["neighbours"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} holds no student that could teach ({reason}); give a finished run") from error
+
+
+def _from_folder(path: Path) -> tuple[nn.Module, int]:
+    network, known = load_trained(path)
+    return network, len(known.classes)
 
 
 def _from_checkpoint(path: Path) -> tuple[nn.Module, int]:

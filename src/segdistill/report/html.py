@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats import replacing, resize_image, resize_labels
+from ..metrics.routing import describe_routing
 from ..types import Remarks
 from .figures import (
     CONFUSED,
@@ -87,8 +88,9 @@ def _render(data: ReportData) -> str:
     kinds = dict.fromkeys((*KINDS, *(example.kind for example in data.examples)))
     return page_template("template.html.j2").render(
         data=data,
-        summary={"students": {}, **data.summary},
+        summary={"students": {}, "routing": None, **data.summary},
         sentences=list(_sentences(data)),
+        routing=_routing(data.summary),
         parts=list(_parts(data.summary)),
         overview=list(_overview(data.summary)),
         per_volume=dict(list(volumes.items())[:MAX_VOLUMES]),
@@ -126,6 +128,25 @@ def _parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
     datasets = summary.get("datasets") or {}
     yield ("All datasets" if datasets else ""), summary
     yield from datasets.items()
+
+
+def _routing(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the classifier of modalities does, in words and as a table; empty where the student has none."""
+    block = summary.get("routing")
+    if not block:
+        return {}
+    chosen = list(next(iter(block["confusion"].values())))
+    lines = [
+        (name or "unknown", [counts[other] for other in chosen], chosen.index(name) if name in chosen else None)
+        for name, counts in block["confusion"].items()
+    ]
+    shares = [block["per_modality"].get(name) for name in block["confusion"]]
+    return {
+        "sentences": list(describe_routing(block, summary["kind"])),
+        "chosen": chosen,
+        "lines": list(zip(lines, shares, block["unsure"].values(), strict=True)),
+        "sure_from": block["sure_from"],
+    }
 
 
 def _overview(summary: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, int | None, Mapping[str, Any]]]]]:
