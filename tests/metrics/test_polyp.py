@@ -1,6 +1,8 @@
-"""The polyp literature's metrics against their definitions written out pixel by pixel, and cases done by hand."""
+"""The polyp literature's metrics against their definitions written out pixel by pixel, by hand, and pysodmetrics."""
 
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,6 +221,25 @@ def test_intervals_draw_patients_whole():
     low, high = bootstrap_interval(values[:, None], group, resamples=500, seed=1)
     assert (block["mae"]["low"], block["mae"]["high"]) == pytest.approx((low[0], high[0]))
     assert summarise_polyp(rows, group * 0, resamples=50, seed=1)["mae"]["low"] is None
+
+
+def recorded_case(number):
+    """An 8-bit map that meets its mask in part, and the mask."""
+    shapes = ((40, 56, 13, 30, 9), (33, 47, 16, 8, 6), (64, 48, 50, 40, 14), (50, 50, 25, 25, 4))
+    height, width, cy, cx, radius = shapes[number]
+    y, x = np.mgrid[:height, :width]
+    mask = (y - cy) ** 2 + (x - cx) ** 2 < radius**2
+    moved = (y - cy - 3) ** 2 + (x - cx + 2) ** 2 < (radius + 1) ** 2
+    return (110 * moved + (37 * y + 101 * x + 13 * y * x) % 130).astype(np.uint8), mask
+
+
+def test_the_numbers_are_those_of_pysodmetrics():
+    reference = json.loads((Path(__file__).parents[1] / "reference" / "polyp_metrics.json").read_text(encoding="utf-8"))
+    rows = [polyp_scores(p / 255, mask) for p, mask in map(recorded_case, range(4))]
+    for name in POLYP_SCORES:
+        assert [row[name] for row in rows] == pytest.approx(reference["images"][name], rel=1e-9)
+    block = summarise_polyp(rows, np.arange(4), resamples=10, seed=0)
+    assert block["e_measure_max"]["mean"] == pytest.approx(reference["e_measure_max"], rel=1e-9)
 
 
 def test_an_image_takes_less_than_a_tenth_of_a_second():
