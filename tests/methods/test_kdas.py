@@ -1,5 +1,8 @@
 """KDAS: what each setting adds to the loss, whom it reaches, and who may teach."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -12,10 +15,10 @@ from segdistill.engine.plan import rescaled, set_trainable
 from segdistill.engine.randomness import seed_everything
 from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
-from segdistill.losses.attention import attention_loss, released_symmetric_loss, symmetric_loss
+from segdistill.losses.attention import attention_loss, released_symmetric_loss, row_attention, symmetric_loss
 from segdistill.losses.distillation import distillation_kl
 from segdistill.losses.structure import released_structure_loss, structure_loss
-from segdistill.methods.kdas import DISTILLED, KDAS, KDASConfig, weak_turned
+from segdistill.methods.kdas import DISTILLED, KDAS, KDASConfig, drawn, sentences, weak_turned
 from segdistill.models.polyp_pvt import PolypPVT, enlarged
 from segdistill.models.polyp_pvt_official import NAMES
 from segdistill.models.students import build_student
@@ -50,7 +53,7 @@ def at_last_stage(method):
 def test_a_control_adds_its_terms_and_nothing_else(distil):
     method = build(distil=distil, unlabelled=False)
     stages = method.stages()
-    assert [s.name for s in stages] == (["student"] if distil == "none" else ["teacher", "student"])
+    assert [s.name for s in stages] == (["student"] if distil == "none" else ["teacher", "control", "student"])
     assert all(s.scales == (0.75, 1.0, 1.25) and s.clip == Clip(value=0.5) and s.batch == (16, 0) for s in stages)
     last = at_last_stage(method)
     output = last.step(batch(3, 0), 0.5)
@@ -163,10 +166,10 @@ def unet_run(tmp_path):
 def test_any_student_teaches(unet_run, size):
     folder, network = unet_run
     method = build(teacher=str(folder), size=size)
-    assert [s.name for s in method.stages()] == ["student"]
+    assert [s.name for s in method.stages()] == ["control", "student"]
     last = at_last_stage(method)
     b = batch(2, 1, size=size)
-    t = method.taught(b)
+    t = method.taught(b.image, b.modality)
     s = method.student.explain(b.image)
     assert t.first.shape == s.first.shape
     assert torch.equal(t.first, t.second)
@@ -174,6 +177,7 @@ def test_any_student_teaches(unet_run, size):
     with torch.no_grad():
         z = network(padded)
     torch.testing.assert_close(t.logits, z[..., : size[0], : size[1]])
+    torch.testing.assert_close(last.watched(b.image, b.modality)["teacher"], t.logits)
     torch.testing.assert_close(t.first[0, 0, 1, 2], (z[0, 1] - z[0, 0])[8:16, 16:24].mean())
     output = last.step(b, 0.5)
     output.loss.backward()
@@ -207,7 +211,7 @@ def official_file(path):
 def test_a_checkpoint_teaches_without_a_stage(tmp_path):
     method = build(teacher=str(official_file(tmp_path / "PolypPVT.pth")), distil="feature")
     assert isinstance(method.teacher, PolypPVT)
-    assert [s.name for s in method.stages()] == ["student"]
+    assert [s.name for s in method.stages()] == ["control", "student"]
     assert torch.isfinite(at_last_stage(method).step(batch(), 0.5).loss)
 
 
@@ -270,4 +274,85 @@ def test_a_whole_run_trains_first_the_teacher_then_the_student(tmp_path):
     assert '"teacher"' in text
     assert '"attention"' in text
     moved = {k.partition(".")[0] for k, v in method.state_dict().items() if not torch.equal(v, fresh[k])}
-    assert moved == {"teacher", "student"}
+    assert moved == {"teacher", "control", "student"}
+    entries = [json.loads(line) for line in text.splitlines()]
+    remarks = method.cpu().eval().remarks(entries, batch(1, 1))
+    best = {
+        stage: max(e["validation"]["dice"] for e in entries if e["stage"] == stage and "validation" in e)
+        for stage in ("teacher", "control", "student")
+    }
+    assert all(f"{dice:.3f}" in remarks.sentences[0] for dice in best.values())
+    assert [picture.shape for _, picture in remarks.pictures] == [(SIZE, 4 * SIZE + 12, 3)] * 2
+    assert method.students.keys() == {"control"}
+
+
+def test_the_control_is_the_student_without_a_teacher():
+    """The same weights to begin with, the same step as `distil none`, the same plan but for images without a label."""
+    method, alone = build(), build(distil="none")
+    stages = {stage.name: stage for stage in method.stages()}
+    assert build(control=False).students == alone.students == {}
+    assert "control" not in [stage.name for stage in build(control=False).stages()]
+    assert all(map(torch.equal, method.control.state_dict().values(), method.student.state_dict().values()))
+    assert all(map(torch.equal, method.control.state_dict().values(), alone.student.state_dict().values()))
+    control, without = stages["control"], alone.stages()[0]
+    for name in ("iterations", "batch", "augment", "scales", "schedule", "clip"):
+        assert getattr(control, name) == getattr(without, name)
+        assert getattr(control, name) == getattr(stages["student"], name) or name == "batch"
+    for a, b in zip(control.optimizers, without.optimizers, strict=True):
+        assert a.defaults == b.defaults
+    set_trainable(method, control.optimizers)
+    set_trainable(alone, without.optimizers)
+    method.eval()
+    alone.eval()
+    given = batch(3, 0)
+    assert torch.equal(control.step(given, 0.5).loss, without.step(given, 0.5).loss)
+
+
+def entry(stage, dice, **watched):
+    return {"stage": stage, "iteration": 1, "validation": {"dice": dice}} | ({"watched": watched} if watched else {})
+
+
+def test_what_distillation_gained_is_said():
+    log = [{"stage": "teacher", "loss": 1.0}, entry("teacher", 0.7), entry("teacher", 0.8), entry("teacher", 0.6)]
+    log += [entry("control", 0.72), entry("control", 0.75), entry("student", 0.779), entry("student", 0.5)]
+    told = " ".join(sentences(log))
+    assert "0.800, the student's 0.779 at its best" in told
+    assert "same schedule, 0.750" in told
+    assert "Distillation gained 2.9 Dice points, of the 5.0 that the teacher was ahead." in told
+    log[-2] = entry("student", 0.74)
+    assert "Distillation gained nothing (-1.0 Dice points), though the teacher was 5.0 ahead." in " ".join(
+        sentences(log)
+    )
+
+
+@pytest.mark.parametrize(("teacher", "ahead"), [(0.769, "+1.9"), (0.60, "-15.0")])
+def test_a_teacher_that_is_not_ahead_has_nothing_to_distil(teacher, ahead):
+    """A given teacher is not trained here: its Dice is what the student's validations watched."""
+    log = [entry("control", 0.75), entry("student", 0.78, teacher=teacher)]
+    told = " ".join(sentences(log))
+    assert (
+        f"Nothing to distil: the teacher is not 2 Dice points better than the student without distillation ({ahead})"
+        in told
+    )
+    assert "the student is +3.0 from it" in told
+    assert "Distillation gained" not in told
+
+
+def test_without_a_control_no_gain_is_claimed():
+    told = " ".join(sentences([entry("teacher", 0.8), entry("student", 0.9)]))
+    assert "0.800" in told
+    assert "What distillation gained is not known" in told
+    assert list(sentences([entry("control", 0.8), {"stage": "student", "loss": 1.0}])) == []
+    assert build(distil="none").remarks([entry("student", 0.8)], batch()).sentences == ()
+
+
+def test_attention_is_drawn_as_it_is_lost():
+    image = torch.rand(3, 64, 64)
+    maps = [torch.randn(1, 8, 8), torch.randn(1, 8, 8)]
+    picture = drawn(image, maps, 2.0)
+    assert picture.shape == (64, 64 + 68 + 68, 3)  # a gap of 4 before each
+    assert np.abs(picture[:, :64].transpose(2, 0, 1) - 255 * image.numpy()).max() <= 0.5
+    a = torch.stack([row_attention(x[None], 2.0)[0, 0].exp() for x in maps])
+    assert picture[:, 68:132].max() == 255 or picture[:, 136:].max() == 255
+    assert picture[8 * 3 + 4, 68 + 8 * 5 + 4, 0] == pytest.approx(float(255 * a[0, 3, 5] / a.max()), abs=0.5)
+    assert picture[8 * 6 + 4, 136 + 8 * 2 + 4, 1] == pytest.approx(float(255 * a[1, 6, 2] / a.max()), abs=0.5)
