@@ -98,7 +98,8 @@ class Method(Protocol):
 
     Optional, looked for when the training is over, with the best weights in place, on the CPU, in eval mode:
 
-    `require(config)`, static: raises UserError for what the config names and is not there, before a run exists.
+    `require(config) -> config`, static: raises UserError for what the config names and is not there, before a run
+    exists; returns it with absolute paths, so that the run resumes from any folder.
 
     `students: Mapping[str, nn.Module]`: other networks that may be shipped, each made by `build_student`. They become
     `RUN/students/NAME` and are scored as the student is.

@@ -8,6 +8,8 @@ import torch
 from rich.console import Console
 from toy import toy_data
 
+from segdistill.api.train import resume
+from segdistill.cli import main
 from segdistill.deploy.artefact import Card, save_student
 from segdistill.engine.checkpoint import stored_state
 from segdistill.engine.logging import RunLog
@@ -47,6 +49,24 @@ def at_last_stage(method):
     last = method.stages()[-1]
     set_trainable(method, last.optimizers)
     return last
+
+
+def test_a_run_goes_on_from_another_folder_with_a_teacher_named_from_here(unet_run, tiny_set, tmp_path, monkeypatch):
+    folder, _ = unet_run
+    monkeypatch.chdir(folder.parent)
+    made = ["--method", "kdas", "--kdas.teacher", folder.name, "--kdas.labelled-batch=2", "--kdas.unlabelled=false"]
+    fast = ["--size", "64", "--iterations", "2", "--precision", "32", "--cache", str(tmp_path / "cache")]
+    assert main(["train", str(tiny_set), "--out", str(tmp_path / "run"), *made, *fast]) == 0
+    (tmp_path / "run" / "report.html").unlink()
+    scores = (tmp_path / "run" / "scores.csv").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--resume", "run"]) == 0
+    assert (tmp_path / "run" / "scores.csv").read_bytes() == scores
+    assert (tmp_path / "run" / "students" / "control" / "student.json").exists()
+    folder.rename(folder.with_name("anderswo"))
+    (tmp_path / "run" / "report.html").unlink()
+    with pytest.raises(UserError, match="is not there; if it was moved, mend its path"):
+        resume(tmp_path / "run")
 
 
 @pytest.mark.parametrize("distil", DISTILLED)

@@ -86,7 +86,7 @@ def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions
     """A run folder that knows its data and settings."""
     require = getattr(method_named(options.method), "require", None)
     if require:
-        require(config)
+        config = require(config)
     folder = new_folder(Path(out) if out else None, data, options)
     prepare_data(data, folder, options)
     write_json(folder / "run.json", provenance())

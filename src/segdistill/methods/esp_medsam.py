@@ -32,9 +32,10 @@ from ..models.padding import pad_to_multiple
 from ..models.sam import WITHOUT_WEIGHTS
 from ..models.students import build_student
 from ..models.tiny_vit import STRIDE
-from ..models.weights import read_weights
+from ..models.weights import read_weights, settled
 from ..transforms.presets import weak
 from ..types import Batch, Remarks, Stage, StepOutput, Task, UserError
+from .sam_distillation import require_sam
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,14 @@ class ESPMedSAM(nn.Module):
     """A student and its medical teacher."""
 
     Config = ESPMedSAMConfig
+
+    @staticmethod
+    def require(config: ESPMedSAMConfig) -> ESPMedSAMConfig:
+        """UserError where SAM's or MobileSAM's weights are not to be had."""
+        init, taught = settled(config.init, "none"), config.medical or config.common or config.domain
+        if init != "none" and not Path(init).is_file():
+            raise UserError(f"--esp_medsam.init {config.init}: no such file; give MobileSAM's mobile_sam.pt, or none")
+        return replace(config, init=init, sam=require_sam(config.sam) if taught else config.sam)
 
     def __init__(self, config: ESPMedSAMConfig, task: Task) -> None:
         super().__init__()

@@ -38,6 +38,7 @@ from ..models.polyp_pvt import STRIDE, PolypMaps, PolypPVT, enlarged
 from ..models.pvt import load_backbone
 from ..models.students import build_student
 from ..models.teachers import load_teacher
+from ..models.weights import settled
 from ..transforms.presets import weak
 from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task, UserError
 
@@ -116,16 +117,18 @@ class KDAS(nn.Module):
     Config = KDASConfig
 
     @staticmethod
-    def require(config: KDASConfig) -> None:
+    def require(config: KDASConfig) -> KDASConfig:
         """UserError where a teacher or backbone weights are named that are not there."""
-        if config.teacher and not Path(config.teacher).exists():
+        teacher, weights = settled(config.teacher), settled(config.backbone_weights, "hub", "none")
+        if teacher and not Path(teacher).exists():
             raise UserError(
                 f"--kdas.teacher {config.teacher}: no such run, student folder or checkpoint; leave it out to train one"
             )
-        if config.backbone_weights not in ("hub", "none") and not Path(config.backbone_weights).exists():
+        if weights not in ("hub", "none") and not Path(weights).exists():
             raise UserError(
                 f"--kdas.backbone_weights {config.backbone_weights}: no such file; give hub, none, or a pvt_v2_b*.pth"
             )
+        return replace(config, teacher=teacher, backbone_weights=weights)
 
     def __init__(self, config: KDASConfig, task: Task) -> None:
         super().__init__()

@@ -22,6 +22,8 @@ def load_teacher(path: Path, classes: int) -> nn.Module:
 
     Raises UserError if there is none, or it knows another number of classes (background included).
     """
+    if not path.exists():
+        raise UserError(f"the teacher {path} is not there; if it was moved, mend its path in the run's config.yaml")
     with torch.random.fork_rng(devices=[]):  # random initial weights must not disturb a training run
         network, known = _from_folder(path) if path.is_dir() else _from_checkpoint(path)
     if known != classes:
