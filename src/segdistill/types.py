@@ -46,6 +46,7 @@ class Task(NamedTuple):
     others: int  # training rows without
     # per modality the foreground class indices annotated in it; () where all are
     modality_classes: tuple[tuple[int, ...], ...] = ()
+    names: tuple[str, ...] = ()  # of the classes, background first; () where nobody named them
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from toy import toy_data
 
 from segdistill.api.train import resume
 from segdistill.cli import main
-from segdistill.deploy.artefact import Card, save_student
+from segdistill.deploy.artefact import Card, load_student, save_student
 from segdistill.engine.checkpoint import stored_state
 from segdistill.engine.logging import RunLog
 from segdistill.engine.plan import rescaled, set_trainable
@@ -30,9 +30,13 @@ from segdistill.types import Batch, Clip, Task, UserError
 SIZE = 64
 
 
+def task(classes=2, size=(SIZE, SIZE), **other):
+    return Task(classes, size, **{"modalities": ("",), "labelled": 6, "others": 4} | other)
+
+
 def build(classes=2, size=(SIZE, SIZE), **settings):
     seed_everything(0)
-    return KDAS(KDASConfig(teacher_backbone="b0", **settings), Task(classes, size, ("",), 6, 4))
+    return KDAS(KDASConfig(teacher_backbone="b0", **settings), task(classes, size))
 
 
 def batch(labelled=2, others=2, classes=2, size=(SIZE, SIZE)):
@@ -182,6 +186,63 @@ def unet_run(tmp_path):
     return folder, network.eval()
 
 
+def student_folder(folder, name, classes=("a", "b"), **arguments):
+    """A saved student of ours, and its network."""
+    seed_everything(1)
+    network = build_student(name, classes=len(classes), **arguments)
+    colours = tuple((i, 0, 0) for i in range(len(classes)))
+    made = {"classes": len(classes)} | arguments
+    modalities = tuple(arguments.get("modalities", ("",)))
+    save_student(folder, network, Card(name, made, "m", classes, colours, (SIZE, SIZE), "", modalities=modalities))
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("knowsam_trio", {}), ("vnet", {}), ("polyp_pvt", {"backbone": "b1"}), ("esp_medsam", {"modalities": ["", "x"]})],
+)
+def test_each_of_our_students_teaches(tmp_path, name, arguments):
+    """Three classes, not square, at every scale; its gradient is the student's alone."""
+    names = ("background", "lung", "polyp")
+    student_folder(tmp_path / "teacher", name, names, **arguments)
+    method = build(3, (64, 96), teacher=str(tmp_path / "teacher"))
+    last = at_last_stage(method)
+    for scale in last.scales:
+        output = last.step(rescaled(batch(2, 1, 3, (64, 96)), scale), 0.5)
+        output.loss.backward()
+        assert {"attention", "symmetric", "pixel"} <= output.terms.keys()
+        assert all(torch.isfinite(term) for term in output.terms.values())
+    assert all(p.grad is None for p in method.teacher.parameters())
+
+
+def test_a_teacher_of_modalities_is_told_its_own_numbers(tmp_path):
+    network = student_folder(tmp_path / "t", "esp_medsam", modalities=["x-ray", "fundus", "ultrasound"])
+    with torch.no_grad():
+        for head in network.parameters():  # untrained controllers do nothing: let modalities differ
+            head.add_(0.02 * torch.randn_like(head))
+    save_student(tmp_path / "t", network, load_student(tmp_path / "t").card)
+    network = load_student(tmp_path / "t").network  # in eval mode a trunk keeps what it made of its weights
+    image, numbers = torch.rand(3, 3, 64, 64), torch.tensor([0, 1, 1])
+    teacher = load_teacher(tmp_path / "t", task(modalities=("fundus", "x-ray")))
+    with torch.no_grad():
+        told, asked = network(image, torch.tensor([1, 0, 0])), network(image)
+        assert (told - network(image, numbers)).abs().max() > 1e-3
+        assert (told - asked).abs().max() > 1e-3
+        torch.testing.assert_close(teacher(image, numbers), told)
+        unknown = load_teacher(tmp_path / "t", task(modalities=("fundus", "endoscopy")))
+        torch.testing.assert_close(unknown(image, numbers), asked)  # it finds the modality itself
+    same = load_teacher(tmp_path / "t", task(modalities=("x-ray", "fundus", "ultrasound")))
+    assert type(same) is type(network)
+
+
+def test_classes_in_another_order_are_refused(tmp_path):
+    student_folder(tmp_path / "t", "unet", ("background", "lung", "polyp"))
+    with pytest.raises(UserError, match="name them in its order: --classes background,lung,polyp"):
+        load_teacher(tmp_path / "t", task(3, names=("background", "polyp", "lung")))
+    for names in (("background", "lung", "polyp"), ("background", "class_1", "class_2"), ()):
+        load_teacher(tmp_path / "t", task(3, names=names))
+
+
 @pytest.mark.parametrize("size", [(64, 64), (27, 90), (100, 72)])
 def test_any_student_teaches(unet_run, size):
     folder, network = unet_run
@@ -238,18 +299,18 @@ def test_a_checkpoint_teaches_without_a_stage(tmp_path):
 def test_who_cannot_teach_is_said_in_one_line(unet_run, tmp_path):
     folder, _ = unet_run
     with pytest.raises(UserError, match="has 2 classes, the data have 3"):
-        load_teacher(folder, 3)
+        load_teacher(folder, task(3))
     with pytest.raises(UserError, match="feature needs a Polyp-PVT teacher"):
         build(teacher=str(folder), distil="feature")
     for path in (tmp_path, tmp_path / "nothing.pth"):
         with pytest.raises(UserError) as error:
-            load_teacher(path, 2)
+            load_teacher(path, task())
         assert "\n" not in str(error.value)
 
 
 def test_loading_a_teacher_does_not_disturb_the_seed(unet_run):
     state = torch.get_rng_state()
-    load_teacher(unet_run[0], 2)
+    load_teacher(unet_run[0], task())
     assert torch.equal(state, torch.get_rng_state())
 
 

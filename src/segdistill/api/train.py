@@ -173,6 +173,7 @@ def _fit(
         labelled=len(batches.labelled),
         others=len(batches.others),
         modality_classes=data.modality_classes,
+        names=data.classes,
     )
     seed_everything(options.seed)
     method = method_named(options.method)(config, task)

@@ -137,7 +137,7 @@ class KDAS(nn.Module):
         self.student = polyp_pvt(task.classes, config.backbone, config.backbone_weights)
         self.teacher: nn.Module | None = None
         if config.teacher and config.distil != "none":
-            self.teacher = load_teacher(Path(config.teacher), task.classes)
+            self.teacher = load_teacher(Path(config.teacher), task)
         elif config.distil != "none":
             self.teacher = polyp_pvt(task.classes, config.teacher_backbone, config.backbone_weights)
         alone = config.control and config.distil != "none"
