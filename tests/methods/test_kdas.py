@@ -340,6 +340,23 @@ def test_classes_and_shapes_beyond_the_paper(scale):
     assert all(torch.isfinite(p.grad).all() for p in method.student.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_step_in_bf16_has_finite_gradients(classes):
+    """And terms close to those in fp32, which are computed in fp32 from maps that are not."""
+    method = build(classes, (64, 96))
+    last = at_last_stage(method)
+    method.eval()
+    b = batch(2, 1, classes, (64, 96))
+    exact = last.step(b, 0.5).terms
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = last.step(b, 0.5)
+    output.loss.backward()
+    assert all(term.dtype == torch.float32 for term in output.terms.values())
+    assert all(torch.isfinite(p.grad).all() for p in method.student.parameters() if p.grad is not None)
+    for name, term in output.terms.items():
+        assert term.item() == pytest.approx(exact[name].item(), rel=0.1, abs=0.02)
+
+
 def test_a_whole_run_trains_first_the_teacher_then_the_student(tmp_path):
     seed_everything(0)
     config = KDASConfig(teacher_backbone="b0", labelled_batch=2, other_batch=2)
