@@ -56,6 +56,7 @@ class Task(NamedTuple):
     others: int  # training rows without
     # per modality the foreground class indices annotated in it; () where all are
     modality_classes: tuple[tuple[int, ...], ...] = ()
+    names: tuple[str, ...] = ()  # of the classes, background first; () where nobody named them
     store: Store | None = None  # none where there is no run
 
 
@@ -119,7 +120,8 @@ class Method(Protocol):
 
     Optional, looked for when the training is over, with the best weights in place, on the CPU, in eval mode:
 
-    `require(config)`, static: raises UserError for what the config names and is not there, before a run exists.
+    `require(config) -> config`, static: raises UserError for what the config names and is not there, before a run
+    exists; returns it with absolute paths, so that the run resumes from any folder.
 
     `known(config) -> Known | None`, static: what a student knows to which the run adds a modality.
 

@@ -93,7 +93,7 @@ def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions
     """A run folder that knows its data and settings."""
     require = getattr(method_named(options.method), "require", None)
     if require:
-        require(config)
+        config = require(config)
     known = _known(options, config)
     folder = new_folder(Path(out) if out else None, data, options)
     prepare_data(data, folder, options, known)
@@ -182,6 +182,7 @@ def _fit(
         labelled=len(batches.labelled),
         others=len(batches.others),
         modality_classes=data.modality_classes,
+        names=data.classes,
         store=Store(
             run / "embeddings",
             tuple(np.sort(np.concatenate([batches.labelled, batches.others])).tolist()),

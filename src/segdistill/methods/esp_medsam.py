@@ -32,10 +32,11 @@ from ..models.padding import pad_to_multiple
 from ..models.sam import WITHOUT_WEIGHTS
 from ..models.students import build_student
 from ..models.tiny_vit import STRIDE
-from ..models.weights import read_weights
+from ..models.weights import read_weights, settled
 from ..transforms.presets import evaluation, weak
 from ..types import Batch, Known, Remarks, Stage, StepOutput, Task, UserError
 from .modality_transfer import Addition, known_before, recalled_cross_entropy, with_addition
+from .sam_distillation import require_sam
 from .teacher_embeddings import TeacherEmbeddings
 
 ROUTING_RATE = 10  # of the classifier, a linear map, to the rate of the rest; benchmarks/routing_rate.py
@@ -93,6 +94,18 @@ class ESPMedSAM(nn.Module):
     """A student and its medical teacher."""
 
     Config = ESPMedSAMConfig
+
+    @staticmethod
+    def require(config: ESPMedSAMConfig) -> ESPMedSAMConfig:
+        """UserError where SAM's or MobileSAM's weights are not to be had."""
+        init, taught = settled(config.init, "none"), config.medical or config.common or config.domain
+        if init != "none" and not Path(init).exists():
+            raise UserError(
+                f"--esp_medsam.init {config.init}: no such file; give MobileSAM's mobile_sam.pt, a student, or none"
+            )
+        if Path(init).is_dir():
+            taught = False
+        return replace(config, init=init, sam=require_sam(config.sam) if taught else config.sam)
 
     def __init__(self, config: ESPMedSAMConfig, task: Task) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
@@ -148,9 +148,9 @@ class KnowSAM(nn.Module):
     Config = KnowSAMConfig
 
     @staticmethod
-    def require(config: KnowSAMConfig) -> None:
+    def require(config: KnowSAMConfig) -> KnowSAMConfig:
         """UserError where SAM's weights are not to be had."""
-        require_sam(config.teacher)
+        return replace(config, teacher=require_sam(config.teacher))
 
     def __init__(self, config: KnowSAMConfig, task: Task) -> None:
         super().__init__()
