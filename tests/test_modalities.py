@@ -2,12 +2,19 @@
 
 import csv
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from modalities import LEVELS, made_set, picture, remembering, saved
 
 from segdistill.cli import main
+from segdistill.data.labels import build_mapping, scan_values
+from segdistill.data.rows import Row
+from segdistill.data.several import Source
 from segdistill.deploy.predictor import open_predictor
+from segdistill.engine.evaluator import predicted_cases
+from segdistill.formats import read_image
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +39,24 @@ def summary(folder):
 def dice(folder):
     with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
         return [row["dice"] for row in csv.DictReader(file)]
+
+
+def test_a_volume_of_unknown_modality_is_scored_as_one(place):
+    """Two bright slices and a dark one, which alone would be routed elsewhere."""
+    folder = made_set(place / "V", ["bright", "dark", "bright"])
+    names = ["bright0", "dark1", "bright2"]
+    rows = [
+        Row(folder / f"images/{n}.png", folder / f"masks/{n}.png", volume="v", slice=k) for k, n in enumerate(names)
+    ]
+    mapping = build_mapping(scan_values([row.mask for row in rows], None, lambda done, total: None, None), None)
+    predictor = open_predictor(place / "student")
+    for modality, number in (("", 1), ("dark", 0)):
+        known = [replace(row, modality=modality, dataset="V") for row in rows]
+        (case,) = predicted_cases(predictor, known, {"V": Source("V", folder, mapping)})
+        expected = [predictor.predict(read_image(row.image), number).labels for row in rows]
+        assert (case.prediction == np.stack(expected)).all()
+        assert case.routing.argmax() == 1
+    assert (expected[0] != predictor.predict(read_image(rows[0].image), 1).labels).any()
 
 
 def test_predict_says_what_it_is_unsure_of(place, capsys):
@@ -84,7 +109,7 @@ def test_a_file_for_a_modality_that_is_not_there(capsys):
 
 FAST = ["--precision", "32", "--cache", "cache", "--esp_medsam.batch-size", "2"]
 SHORT = [*FAST, "--iterations", "2"]
-LEARNING = [*FAST, "--iterations", "50", "--validate-every", "50", "--esp_medsam.learning-rate", "0.003"]
+LEARNING = [*FAST, "--iterations", "50", "--validate-every", "50", "--esp_medsam.learning-rate", "0.0003"]
 LEARNING += ["--esp_medsam.final-factor", "1"]
 
 
@@ -156,3 +181,21 @@ def test_a_plain_student_has_no_modalities_to_add_to(place, capsys):
     saved(place / "plain", build_student("unet", classes=2), modalities=())
     assert main(["extend", "plain", "--data", "D", "--modality", "new"]) == 2
     assert "a unet has no modalities to add to" in capsys.readouterr().err
+
+
+def test_a_run_of_two_modalities_from_folders_to_routing(place, capsys):
+    """All four stages, the teacher's embeddings kept while they are needed, the classifier judged at the end."""
+    made_set(place / "dark", ["dark"] * 9)
+    made_set(place / "bright", ["bright"] * 9)
+    words = ["train", "dark", "bright", "--method", "esp_medsam", "--esp_medsam.sam", "tiny", "--size", "32"]
+    words += ["--esp_medsam.cached", "true", "--iterations", "8", *FAST, "--out", "joint"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "common: the teacher's embeddings of 14 images take" in shown
+    assert not (place / "joint" / "embeddings").exists()
+    found = summary(place / "joint")["routing"]
+    assert set(found["confusion"]) == {"bright", "dark"}
+    assert found["n"] == 2
+    assert "Which modality the student sees" in (place / "joint" / "report.html").read_text(encoding="utf-8")
+    memory = open_predictor(place / "joint" / "student").student.network.memory
+    assert (memory.seen > 0).all()  # to tell a modality that may come later from these

@@ -2,14 +2,17 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import make_set
+from helpers import make_set, make_volumes
 from PIL import Image
 
 from segdistill.cli import main
-from segdistill.deploy.artefact import load_student
+from segdistill.deploy.artefact import load_student, save_student
+from segdistill.metrics.polyp import POLYP_METRICS, POLYP_SCORES, polyp_scores
+from segdistill.models.students import build_student
 
 FAST = ["--size", "32", "--iterations", "4", "--validate-every", "2", "--precision", "32", "--cache", "cache"]
 SMALL = [*FAST, "--supervised.batch-size", "4"]
@@ -137,6 +140,52 @@ def test_evaluate_says_which_class_it_does_not_know(capsys):
     assert "B ü: class liver is none of foreground" in capsys.readouterr().err
     assert main(["evaluate", "A/masks", "A", "B ü"]) == 2
     assert "one data set" in capsys.readouterr().err
+
+
+def test_polyp_metrics_of_all_sets_in_one_table(place, capsys):
+    """Each value again from what predict writes: the map at the original size of the mask."""
+    assert main(["evaluate", "joint", "A", "B ü", "--split", "all", "--metrics", "polyp", "--out", "five"]) == 0
+    printed = capsys.readouterr().out
+    assert "as polyp papers score" in printed
+    summary = json.loads((place / "five" / "summary.json").read_text(encoding="utf-8"))
+    rows = read_scores(place / "five")
+    assert main(["predict", "joint", "A/images", "-o", "maps", "--probabilities", "true"]) == 0
+    found = {row["image"]: row for row in rows if row["dataset"] == "A"}
+    assert len(found) == 12
+    for name, row in found.items():
+        with np.load(place / "maps" / f"{name.removeprefix('images/').removesuffix('.png')}_prob.npz") as stored:
+            prob = stored["probabilities"][1].astype(np.float64)
+        reference = np.array(Image.open(place / "A" / name.replace("images", "masks"))) > 0
+        assert prob.shape == reference.shape == (40, 40)  # trained at 32
+        scores = polyp_scores(prob, reference)
+        for score in POLYP_SCORES:
+            assert float(row[score]) == pytest.approx(scores[score], abs=0.02)  # stored as float16, then stretched
+    parts = [summary["polyp"], *(part["polyp"] for part in summary["datasets"].values())]
+    for part, count in zip(parts, (21, 12, 9), strict=True):
+        assert list(part) == list(POLYP_METRICS)
+        assert {value["n"] for value in part.values()} == {count}
+    mean = np.mean([float(row["mdice_256"]) for row in found.values()])
+    assert summary["datasets"]["A"]["polyp"]["mdice_256"]["mean"] == pytest.approx(mean)
+    assert f"{mean:.3f}" in printed
+    text = (place / "five" / "report.html").read_text(encoding="utf-8")
+    assert "As polyp papers score" in text
+    assert f"{mean:.3f}" in text
+
+
+def test_polyp_metrics_where_they_cannot_be(place, tmp_path, capsys):
+    assert main(["evaluate", "A/masks", "A", "--metrics", "polyp"]) == 2
+    assert "needs probabilities, and A/masks holds masks" in capsys.readouterr().err.replace("\\", "/")
+    card = load_student(place / "joint" / "student").card
+    names, colours = ("background", "lung", "polyp"), (*card.colours, (0, 0, 0))
+    card = replace(card, arguments={"classes": 3}, classes=names, colours=colours)
+    save_student(tmp_path / "three", build_student("unet", classes=3), card)
+    assert main(["evaluate", str(tmp_path / "three"), "C", "--metrics", "polyp"]) == 2
+    assert "one foreground class, not of lung, polyp" in capsys.readouterr().err
+    make_volumes(tmp_path / "V", count=2)
+    assert main(["evaluate", "joint", str(tmp_path / "V"), "--metrics", "polyp"]) == 2
+    assert "not for volumes" in capsys.readouterr().err
+    assert main(["evaluate", "joint", "A", "--metrics", "plop"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def with_splits(folder, seed, splits):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -36,6 +38,14 @@ class StepOutput(NamedTuple):
     terms: dict[str, Tensor]  # every addend by the paper's name, and weights that data decide, as logged
 
 
+class Store(NamedTuple):
+    """Where a method may keep what it computed of the training images while the run lasts."""
+
+    folder: Path  # in the run's folder
+    rows: tuple[int, ...]  # numbers of the training rows (`Batch.index`), ascending
+    say: Callable[[str], None]  # one line for the user
+
+
 class Task(NamedTuple):
     """What a method is built for."""
 
@@ -46,6 +56,8 @@ class Task(NamedTuple):
     others: int  # training rows without
     # per modality the foreground class indices annotated in it; () where all are
     modality_classes: tuple[tuple[int, ...], ...] = ()
+    names: tuple[str, ...] = ()  # of the classes, background first; () where nobody named them
+    store: Store | None = None  # none where there is no run
 
 
 class Known(NamedTuple):
@@ -108,7 +120,8 @@ class Method(Protocol):
 
     Optional, looked for when the training is over, with the best weights in place, on the CPU, in eval mode:
 
-    `require(config)`, static: raises UserError for what the config names and is not there, before a run exists.
+    `require(config) -> config`, static: raises UserError for what the config names and is not there, before a run
+    exists; returns it with absolute paths, so that the run resumes from any folder.
 
     `known(config) -> Known | None`, static: what a student knows to which the run adds a modality.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from segdistill.deploy.predict import Extras, predict_files
 from segdistill.deploy.predictor import open_predictor
 from segdistill.deploy.routing import Route
+from segdistill.deploy.serve.answers import areas, predict_upload
 from segdistill.deploy.slices import predict_slices
 from segdistill.types import UserError
 
@@ -82,6 +84,23 @@ def test_a_mixed_folder_without_being_told(predictors, images, tmp_path, which):
     for kind in KINDS:
         expected = predictor.predict(picture(kind, KINDS.index(kind) + 9)).labels
         np.testing.assert_array_equal(np.asarray(Image.open(out / f"{kind}.png")), expected)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["torch", "onnx"])
+def test_a_served_student_says_what_it_took_an_image_for(predictors, images, folder, which):
+    said = {}
+    for kind in KINDS:
+        done = predict_upload(predictors[which], (images / f"{kind}.png").read_bytes(), None, 10_000)
+        said[kind] = json.loads(areas(done).body)["modality"]
+    assert {kind: entry["decided_by"] for kind, entry in said.items()} == {
+        "bright": "classifier",
+        "dark": "classifier",
+        "between": "classifier, unsure",
+    }
+    assert [said[kind]["name"] for kind in ("bright", "dark")] == ["bright", "dark"]
+    assert said["between"]["confidence"] < 0.8
+    plain = predict_upload(open_predictor(folder), (images / "dark.png").read_bytes(), None, 10_000)
+    assert "modality" not in json.loads(areas(plain).body)
 
 
 def test_what_is_told_holds(predictors, images, tmp_path):

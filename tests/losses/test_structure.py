@@ -59,6 +59,14 @@ def test_the_edge_counts_and_the_middle_does_not():
     assert weight[0, 0, 50, 49] == pytest.approx(1 + 5 * 15 / 31)
 
 
+@pytest.mark.parametrize("size", [(7, 90), (40, 33), (31, 1)])
+def test_the_edge_weight_is_that_of_the_average_pool(size):
+    torch.manual_seed(0)
+    mask = (torch.rand(2, 3, *size) > 0.6).float()
+    mean = F.avg_pool2d(mask.double(), 31, stride=1, padding=15)
+    torch.testing.assert_close(edge_weight(mask).double(), 1 + 5 * (mean - mask).abs(), atol=1e-5, rtol=0)
+
+
 def test_edge_weights_act_here_and_not_in_the_released_bce():
     """The same error costs more at the boundary; released, its BCE does not know where it is."""
     y = torch.zeros(1, 96, 96, dtype=torch.long)

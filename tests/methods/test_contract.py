@@ -1,6 +1,7 @@
 """What every method must do; a new line in METHODS is tested before its own tests exist."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from segdistill.engine.trainer import Trainer
 from segdistill.engine.validation import dice_table
 from segdistill.methods import METHODS
 from segdistill.models.students import student_spec
-from segdistill.types import Batch, Task
+from segdistill.types import Batch, Task, UserError
 
 SIZE = 32
 UPDATES = 90  # enough for eight images, whatever the number of threads
@@ -245,3 +246,39 @@ def test_the_student_survives_its_artefact(name, tmp_path):
     save_student(tmp_path / "student", method.student, card)
     with torch.no_grad():
         assert torch.equal(method.student.eval()(image), load_student(tmp_path / "student").network(image))
+
+
+WEIGHTS = {  # settings that may name a file
+    "kdas": ("teacher", "backbone_weights"),
+    "esp_medsam": ("sam", "init"),
+    "knowsam": ("teacher",),
+    "mean_teacher": ("sam",),
+    "unimatch": ("sam",),
+    "bcp": ("sam",),
+}
+
+
+def test_a_named_file_is_found_again_from_any_folder(name, tmp_path, monkeypatch):
+    """What is a word or a hub's name stays one, even where a file is called so."""
+    require = getattr(METHODS[name], "require", None)
+    assert (require is not None) == (name in WEIGHTS)
+    if require is None:
+        return
+    (tmp_path / "größe").mkdir()
+    monkeypatch.chdir(tmp_path / "größe")
+    for file in ("weights.pth", "none", "hub", "tiny"):
+        Path(file).write_bytes(b"")
+    fields = WEIGHTS[name]
+    config = METHODS[name].Config(**dict.fromkeys(fields, "weights.pth"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        require(config)
+    assert "\n" not in str(error.value)
+    monkeypatch.chdir("größe")
+    settled = require(config)
+    assert [getattr(settled, field) for field in fields] == [str(Path("weights.pth").resolve())] * len(fields)
+    assert require(settled) == settled
+    teacher = "tiny" if name == "knowsam" else ""
+    words = {"backbone_weights": "hub", "init": "none", "sam": "tiny", "teacher": teacher}
+    config = METHODS[name].Config(**{field: words[field] for field in fields})
+    assert require(config) == config

@@ -13,7 +13,7 @@ from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
 from segdistill.methods.esp_medsam import ESPMedSAM, ESPMedSAMConfig
 from segdistill.models.students import build_student
-from segdistill.types import Batch, Task, UserError
+from segdistill.types import Batch, Store, Task, UserError
 
 SIZE = 32
 STAGES = ["medical", "common", "domain", "head"]
@@ -297,11 +297,69 @@ def test_the_rate_falls_as_released():
         assert schedule(epoch / 200) == pytest.approx(0.98**epoch, rel=1e-2)
 
 
+def test_the_classifier_has_a_rate_of_its_own():
+    method = build()
+    (optimizer,) = stage_of(method, "head").optimizers
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    routing = {id(p) for p in method.student.classifier.parameters()}
+    assert {rates[i] for i in routing} == {5e-3}
+    assert {rate for i, rate in rates.items() if i not in routing} == {5e-4}
+    assert len(build(modalities=("",)).stages()[3].optimizers[0].param_groups) == 1  # nothing to tell apart
+
+
+def stored(tmp_path, rows=range(4), size=(SIZE, SIZE), said=None, **settings):
+    """A method whose teacher's embeddings are kept below tmp_path."""
+    seed_everything(0)
+    store = Store(tmp_path / "embeddings", tuple(rows), (said if said is not None else []).append)
+    config = ESPMedSAMConfig(**{"sam": "tiny", "cached": True} | settings)
+    return ESPMedSAM(config, Task(2, size, ("skin", "lung"), 6, 4, store=store))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 70)])
+def test_cached_embeddings_teach_as_computed_ones(tmp_path, sam_file, size):
+    said = []
+    method, plain = stored(tmp_path, size=size, said=said, sam=sam_file), build(size=size, sam=sam_file)
+    calls = []
+    for name in ("common", "domain"):
+        cached = stage_of(method, name)
+        encode = method.teacher.encode
+        method.teacher.encode = lambda image, m, encode=encode: calls.append(len(image)) or encode(image, m)
+        computed = stage_of(plain, name)
+        for _ in range(2):
+            losses = [stage.step(batch(size=size), 0.5).loss for stage in (cached, computed)]
+            torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-5)
+        method.teacher.encode = encode
+        assert cached.augment(batch()).image.equal(batch().image)  # as it is, or the cache would be wrong
+        assert [p.name for p in (tmp_path / "embeddings").iterdir()] == [name]
+    assert calls == [4, 4]  # each image once per stage
+    assert said[0].startswith("common: the teacher's embeddings of 4 images take")
+    stage_of(method, "head")
+    assert not (tmp_path / "embeddings").exists()
+
+
+def test_the_precision_of_a_run_leaves_no_trace_in_what_is_cached(tmp_path, sam_file):
+    method = stored(tmp_path, sam=sam_file)
+    stage = stage_of(method, "common")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        stage.step(batch()._replace(image=batch().image.bfloat16()), 0.5)
+    image = batch().image.bfloat16().float()
+    with torch.no_grad():
+        expected = method.teacher.encode(image, None).half()
+    kept = torch.from_numpy(method.embeddings.cache.values.copy())
+    torch.testing.assert_close(kept, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_cache_needs_a_run():
+    with pytest.raises(UserError, match="needs a run's folder"):
+        stage_of(build(cached=True), "common")
+
+
 class Killed(BaseException):
     """The process ends here."""
 
 
-def test_resumed_in_every_stage_is_uninterrupted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("cached", [False, True])
+def test_resumed_in_every_stage_is_uninterrupted(tmp_path, monkeypatch, cached):
     update, calls = Trainer._update, []
 
     def dying(self, stage):
@@ -312,7 +370,10 @@ def test_resumed_in_every_stage_is_uninterrupted(tmp_path, monkeypatch):
 
     def run(folder):
         folder.mkdir(exist_ok=True)
-        method = build(modalities=("",), batch_size=2)
+        seed_everything(0)
+        store = Store(folder / "embeddings", tuple(range(10)), lambda line: None)
+        config = ESPMedSAMConfig(sam="tiny", batch_size=2, cached=cached)
+        method = ESPMedSAM(config, Task(2, (SIZE, SIZE), ("",), 6, 4, store=store))
         made = Settings(seed=3, device="cpu", precision="32", iterations=8, validate_every=1)
         log = RunLog(folder, Console(quiet=True))
         trainer = Trainer(method, toy_data(SIZE), made, folder, "cpu", log)

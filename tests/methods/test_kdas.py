@@ -1,21 +1,26 @@
 """KDAS: what each setting adds to the loss, whom it reaches, and who may teach."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from toy import toy_data
 
-from segdistill.deploy.artefact import Card, save_student
+from segdistill.api.train import resume
+from segdistill.cli import main
+from segdistill.deploy.artefact import Card, load_student, save_student
 from segdistill.engine.checkpoint import stored_state
 from segdistill.engine.logging import RunLog
 from segdistill.engine.plan import rescaled, set_trainable
 from segdistill.engine.randomness import seed_everything
 from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
-from segdistill.losses.attention import attention_loss, released_symmetric_loss, symmetric_loss
+from segdistill.losses.attention import attention_loss, released_symmetric_loss, row_attention, symmetric_loss
 from segdistill.losses.distillation import distillation_kl
 from segdistill.losses.structure import released_structure_loss, structure_loss
-from segdistill.methods.kdas import DISTILLED, KDAS, KDASConfig, weak_turned
+from segdistill.methods.kdas import DISTILLED, KDAS, KDASConfig, drawn, sentences, weak_turned
 from segdistill.models.polyp_pvt import PolypPVT, enlarged
 from segdistill.models.polyp_pvt_official import NAMES
 from segdistill.models.students import build_student
@@ -25,9 +30,13 @@ from segdistill.types import Batch, Clip, Task, UserError
 SIZE = 64
 
 
+def task(classes=2, size=(SIZE, SIZE), **other):
+    return Task(classes, size, **{"modalities": ("",), "labelled": 6, "others": 4} | other)
+
+
 def build(classes=2, size=(SIZE, SIZE), **settings):
     seed_everything(0)
-    return KDAS(KDASConfig(teacher_backbone="b0", **settings), Task(classes, size, ("",), 6, 4))
+    return KDAS(KDASConfig(teacher_backbone="b0", **settings), task(classes, size))
 
 
 def batch(labelled=2, others=2, classes=2, size=(SIZE, SIZE)):
@@ -46,11 +55,29 @@ def at_last_stage(method):
     return last
 
 
+def test_a_run_goes_on_from_another_folder_with_a_teacher_named_from_here(unet_run, tiny_set, tmp_path, monkeypatch):
+    folder, _ = unet_run
+    monkeypatch.chdir(folder.parent)
+    made = ["--method", "kdas", "--kdas.teacher", folder.name, "--kdas.labelled-batch=2", "--kdas.unlabelled=false"]
+    fast = ["--size", "64", "--iterations", "2", "--precision", "32", "--cache", str(tmp_path / "cache")]
+    assert main(["train", str(tiny_set), "--out", str(tmp_path / "run"), *made, *fast]) == 0
+    (tmp_path / "run" / "report.html").unlink()
+    scores = (tmp_path / "run" / "scores.csv").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--resume", "run"]) == 0
+    assert (tmp_path / "run" / "scores.csv").read_bytes() == scores
+    assert (tmp_path / "run" / "students" / "control" / "student.json").exists()
+    folder.rename(folder.with_name("anderswo"))
+    (tmp_path / "run" / "report.html").unlink()
+    with pytest.raises(UserError, match="is not there; if it was moved, mend its path"):
+        resume(tmp_path / "run")
+
+
 @pytest.mark.parametrize("distil", DISTILLED)
 def test_a_control_adds_its_terms_and_nothing_else(distil):
     method = build(distil=distil, unlabelled=False)
     stages = method.stages()
-    assert [s.name for s in stages] == (["student"] if distil == "none" else ["teacher", "student"])
+    assert [s.name for s in stages] == (["student"] if distil == "none" else ["teacher", "control", "student"])
     assert all(s.scales == (0.75, 1.0, 1.25) and s.clip == Clip(value=0.5) and s.batch == (16, 0) for s in stages)
     last = at_last_stage(method)
     output = last.step(batch(3, 0), 0.5)
@@ -159,14 +186,71 @@ def unet_run(tmp_path):
     return folder, network.eval()
 
 
+def student_folder(folder, name, classes=("a", "b"), **arguments):
+    """A saved student of ours, and its network."""
+    seed_everything(1)
+    network = build_student(name, classes=len(classes), **arguments)
+    colours = tuple((i, 0, 0) for i in range(len(classes)))
+    made = {"classes": len(classes)} | arguments
+    modalities = tuple(arguments.get("modalities", ("",)))
+    save_student(folder, network, Card(name, made, "m", classes, colours, (SIZE, SIZE), "", modalities=modalities))
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("knowsam_trio", {}), ("vnet", {}), ("polyp_pvt", {"backbone": "b1"}), ("esp_medsam", {"modalities": ["", "x"]})],
+)
+def test_each_of_our_students_teaches(tmp_path, name, arguments):
+    """Three classes, not square, at every scale; its gradient is the student's alone."""
+    names = ("background", "lung", "polyp")
+    student_folder(tmp_path / "teacher", name, names, **arguments)
+    method = build(3, (64, 96), teacher=str(tmp_path / "teacher"))
+    last = at_last_stage(method)
+    for scale in last.scales:
+        output = last.step(rescaled(batch(2, 1, 3, (64, 96)), scale), 0.5)
+        output.loss.backward()
+        assert {"attention", "symmetric", "pixel"} <= output.terms.keys()
+        assert all(torch.isfinite(term) for term in output.terms.values())
+    assert all(p.grad is None for p in method.teacher.parameters())
+
+
+def test_a_teacher_of_modalities_is_told_its_own_numbers(tmp_path):
+    network = student_folder(tmp_path / "t", "esp_medsam", modalities=["x-ray", "fundus", "ultrasound"])
+    with torch.no_grad():
+        for head in network.parameters():  # untrained controllers do nothing: let modalities differ
+            head.add_(0.02 * torch.randn_like(head))
+    save_student(tmp_path / "t", network, load_student(tmp_path / "t").card)
+    network = load_student(tmp_path / "t").network  # in eval mode a trunk keeps what it made of its weights
+    image, numbers = torch.rand(3, 3, 64, 64), torch.tensor([0, 1, 1])
+    teacher = load_teacher(tmp_path / "t", task(modalities=("fundus", "x-ray")))
+    with torch.no_grad():
+        told, asked = network(image, torch.tensor([1, 0, 0])), network(image)
+        assert (told - network(image, numbers)).abs().max() > 1e-3
+        assert (told - asked).abs().max() > 1e-3
+        torch.testing.assert_close(teacher(image, numbers), told)
+        unknown = load_teacher(tmp_path / "t", task(modalities=("fundus", "endoscopy")))
+        torch.testing.assert_close(unknown(image, numbers), asked)  # it finds the modality itself
+    same = load_teacher(tmp_path / "t", task(modalities=("x-ray", "fundus", "ultrasound")))
+    assert type(same) is type(network)
+
+
+def test_classes_in_another_order_are_refused(tmp_path):
+    student_folder(tmp_path / "t", "unet", ("background", "lung", "polyp"))
+    with pytest.raises(UserError, match="name them in its order: --classes background,lung,polyp"):
+        load_teacher(tmp_path / "t", task(3, names=("background", "polyp", "lung")))
+    for names in (("background", "lung", "polyp"), ("background", "class_1", "class_2"), ()):
+        load_teacher(tmp_path / "t", task(3, names=names))
+
+
 @pytest.mark.parametrize("size", [(64, 64), (27, 90), (100, 72)])
 def test_any_student_teaches(unet_run, size):
     folder, network = unet_run
     method = build(teacher=str(folder), size=size)
-    assert [s.name for s in method.stages()] == ["student"]
+    assert [s.name for s in method.stages()] == ["control", "student"]
     last = at_last_stage(method)
     b = batch(2, 1, size=size)
-    t = method.taught(b)
+    t = method.taught(b.image, b.modality)
     s = method.student.explain(b.image)
     assert t.first.shape == s.first.shape
     assert torch.equal(t.first, t.second)
@@ -174,6 +258,7 @@ def test_any_student_teaches(unet_run, size):
     with torch.no_grad():
         z = network(padded)
     torch.testing.assert_close(t.logits, z[..., : size[0], : size[1]])
+    torch.testing.assert_close(last.watched(b.image, b.modality)["teacher"], t.logits)
     torch.testing.assert_close(t.first[0, 0, 1, 2], (z[0, 1] - z[0, 0])[8:16, 16:24].mean())
     output = last.step(b, 0.5)
     output.loss.backward()
@@ -207,25 +292,25 @@ def official_file(path):
 def test_a_checkpoint_teaches_without_a_stage(tmp_path):
     method = build(teacher=str(official_file(tmp_path / "PolypPVT.pth")), distil="feature")
     assert isinstance(method.teacher, PolypPVT)
-    assert [s.name for s in method.stages()] == ["student"]
+    assert [s.name for s in method.stages()] == ["control", "student"]
     assert torch.isfinite(at_last_stage(method).step(batch(), 0.5).loss)
 
 
 def test_who_cannot_teach_is_said_in_one_line(unet_run, tmp_path):
     folder, _ = unet_run
     with pytest.raises(UserError, match="has 2 classes, the data have 3"):
-        load_teacher(folder, 3)
+        load_teacher(folder, task(3))
     with pytest.raises(UserError, match="feature needs a Polyp-PVT teacher"):
         build(teacher=str(folder), distil="feature")
     for path in (tmp_path, tmp_path / "nothing.pth"):
         with pytest.raises(UserError) as error:
-            load_teacher(path, 2)
+            load_teacher(path, task())
         assert "\n" not in str(error.value)
 
 
 def test_loading_a_teacher_does_not_disturb_the_seed(unet_run):
     state = torch.get_rng_state()
-    load_teacher(unet_run[0], 2)
+    load_teacher(unet_run[0], task())
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -255,6 +340,23 @@ def test_classes_and_shapes_beyond_the_paper(scale):
     assert all(torch.isfinite(p.grad).all() for p in method.student.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_step_in_bf16_has_finite_gradients(classes):
+    """And terms close to those in fp32, which are computed in fp32 from maps that are not."""
+    method = build(classes, (64, 96))
+    last = at_last_stage(method)
+    method.eval()
+    b = batch(2, 1, classes, (64, 96))
+    exact = last.step(b, 0.5).terms
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = last.step(b, 0.5)
+    output.loss.backward()
+    assert all(term.dtype == torch.float32 for term in output.terms.values())
+    assert all(torch.isfinite(p.grad).all() for p in method.student.parameters() if p.grad is not None)
+    for name, term in output.terms.items():
+        assert term.item() == pytest.approx(exact[name].item(), rel=0.1, abs=0.02)
+
+
 def test_a_whole_run_trains_first_the_teacher_then_the_student(tmp_path):
     seed_everything(0)
     config = KDASConfig(teacher_backbone="b0", labelled_batch=2, other_batch=2)
@@ -270,4 +372,85 @@ def test_a_whole_run_trains_first_the_teacher_then_the_student(tmp_path):
     assert '"teacher"' in text
     assert '"attention"' in text
     moved = {k.partition(".")[0] for k, v in method.state_dict().items() if not torch.equal(v, fresh[k])}
-    assert moved == {"teacher", "student"}
+    assert moved == {"teacher", "control", "student"}
+    entries = [json.loads(line) for line in text.splitlines()]
+    remarks = method.cpu().eval().remarks(entries, batch(1, 1))
+    best = {
+        stage: max(e["validation"]["dice"] for e in entries if e["stage"] == stage and "validation" in e)
+        for stage in ("teacher", "control", "student")
+    }
+    assert all(f"{dice:.3f}" in remarks.sentences[0] for dice in best.values())
+    assert [picture.shape for _, picture in remarks.pictures] == [(SIZE, 4 * SIZE + 12, 3)] * 2
+    assert method.students.keys() == {"control"}
+
+
+def test_the_control_is_the_student_without_a_teacher():
+    """The same weights to begin with, the same step as `distil none`, the same plan but for images without a label."""
+    method, alone = build(), build(distil="none")
+    stages = {stage.name: stage for stage in method.stages()}
+    assert build(control=False).students == alone.students == {}
+    assert "control" not in [stage.name for stage in build(control=False).stages()]
+    assert all(map(torch.equal, method.control.state_dict().values(), method.student.state_dict().values()))
+    assert all(map(torch.equal, method.control.state_dict().values(), alone.student.state_dict().values()))
+    control, without = stages["control"], alone.stages()[0]
+    for name in ("iterations", "batch", "augment", "scales", "schedule", "clip"):
+        assert getattr(control, name) == getattr(without, name)
+        assert getattr(control, name) == getattr(stages["student"], name) or name == "batch"
+    for a, b in zip(control.optimizers, without.optimizers, strict=True):
+        assert a.defaults == b.defaults
+    set_trainable(method, control.optimizers)
+    set_trainable(alone, without.optimizers)
+    method.eval()
+    alone.eval()
+    given = batch(3, 0)
+    assert torch.equal(control.step(given, 0.5).loss, without.step(given, 0.5).loss)
+
+
+def entry(stage, dice, **watched):
+    return {"stage": stage, "iteration": 1, "validation": {"dice": dice}} | ({"watched": watched} if watched else {})
+
+
+def test_what_distillation_gained_is_said():
+    log = [{"stage": "teacher", "loss": 1.0}, entry("teacher", 0.7), entry("teacher", 0.8), entry("teacher", 0.6)]
+    log += [entry("control", 0.72), entry("control", 0.75), entry("student", 0.779), entry("student", 0.5)]
+    told = " ".join(sentences(log))
+    assert "0.800, the student's 0.779 at its best" in told
+    assert "same schedule, 0.750" in told
+    assert "Distillation gained 2.9 Dice points, of the 5.0 that the teacher was ahead." in told
+    log[-2] = entry("student", 0.74)
+    assert "Distillation gained nothing (-1.0 Dice points), though the teacher was 5.0 ahead." in " ".join(
+        sentences(log)
+    )
+
+
+@pytest.mark.parametrize(("teacher", "ahead"), [(0.769, "+1.9"), (0.60, "-15.0")])
+def test_a_teacher_that_is_not_ahead_has_nothing_to_distil(teacher, ahead):
+    """A given teacher is not trained here: its Dice is what the student's validations watched."""
+    log = [entry("control", 0.75), entry("student", 0.78, teacher=teacher)]
+    told = " ".join(sentences(log))
+    assert (
+        f"Nothing to distil: the teacher is not 2 Dice points better than the student without distillation ({ahead})"
+        in told
+    )
+    assert "the student is +3.0 from it" in told
+    assert "Distillation gained" not in told
+
+
+def test_without_a_control_no_gain_is_claimed():
+    told = " ".join(sentences([entry("teacher", 0.8), entry("student", 0.9)]))
+    assert "0.800" in told
+    assert "What distillation gained is not known" in told
+    assert list(sentences([entry("control", 0.8), {"stage": "student", "loss": 1.0}])) == []
+    assert build(distil="none").remarks([entry("student", 0.8)], batch()).sentences == ()
+
+
+def test_attention_is_drawn_as_it_is_lost():
+    image = torch.rand(3, 64, 64)
+    maps = [torch.randn(1, 8, 8), torch.randn(1, 8, 8)]
+    picture = drawn(image, maps, 2.0)
+    assert picture.shape == (64, 64 + 68 + 68, 3)  # a gap of 4 before each
+    assert np.abs(picture[:, :64].transpose(2, 0, 1) - 255 * image.numpy()).max() <= 0.5
+    a = torch.stack([row_attention(x[None], 2.0)[0, 0].exp() for x in maps])
+    assert picture[:, 68:132].max() == 255 or picture[:, 136:].max() == 255
+    assert picture[8 * 3 + 4, 68 + 8 * 5 + 4, 0] == pytest.approx(float(255 * a[0, 3, 5] / a.max()), abs=0.5)
+    assert picture[8 * 6 + 4, 136 + 8 * 2 + 4, 1] == pytest.approx(float(255 * a[1, 6, 2] / a.max()), abs=0.5)

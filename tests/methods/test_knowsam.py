@@ -137,6 +137,7 @@ def test_any_of_four_students_ships(student):
         {"window": "whole"},
         {"optimizer": "sgd", "learning_rate": 0.01},
         {"gate": False, "mix_labels": "sam", "mix_tracks": True, "mix_where": "lowest", "aggregation": "replaces"},
+        {"apart": False},
         {"as_released": True},
     ],
 )
@@ -157,6 +158,20 @@ def test_every_field_does_something(settings):
         assert np.isfinite(losses[-1][0])
     if settings != {"window": "whole"}:  # tiny sees the whole grid anyway
         assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_others_do_not_normalise_labelled_images(apart):
+    """Labelled images' logits, and what batch norms remember, are those without others in the batch."""
+    seen = []
+    for others in (0, 3):
+        method = build(teacher="none", apart=apart)
+        made = batch(2, 3)
+        order = torch.tensor([2, 0, 3, 1, 4]) if others else torch.arange(2)
+        seed_everything(1)
+        z_f = method.branches(made._replace(image=made.image[order], labelled=made.labelled[order]))[2]
+        seen.append((z_f[made.labelled[order]], method.trio.unet.encoder[0][1].running_mean.clone()))
+    assert all(torch.allclose(a, b, atol=1e-6) == apart for a, b in zip(*seen, strict=True))
 
 
 # --- UGDA ---------------------------------------------------------------------------------------------------------
@@ -323,7 +338,7 @@ def test_a_step_in_bf16(size):
 
 
 def test_as_released_the_vnet_learns_nothing_from_the_unet():
-    method = build(as_released=True, aggregation="replaces", gate=False)
+    method = build(as_released=True, aggregation="replaces", gate=False, apart=False)
     terms = method.step(batch(), 0.6).terms
     assert reached(method, terms["consistency"]) == {"unet"}
 

@@ -84,7 +84,7 @@ def test_old_outputs_are_byte_equal_after_training(folders, classes):
 
 def test_the_classifier_finds_the_new_modality_and_still_the_old(folders):
     """From features of the old ones alone: no image of theirs is there."""
-    method = train(build(folders["remembers"], learning_rate=1e-2), updates=15)
+    method = train(build(folders["remembers"], learning_rate=1e-3), updates=15)
     student = method.student
     for m, kind in enumerate(("dark", "bright")):
         assert student.route(tensor([picture(kind, s) for s in range(50, 54)])).argmax(1).tolist() == [m] * 4

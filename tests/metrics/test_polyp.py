@@ -1,18 +1,23 @@
-"""The polyp literature's metrics against their definitions written out pixel by pixel, and cases done by hand."""
+"""The polyp literature's metrics against their definitions written out pixel by pixel, by hand, and pysodmetrics."""
 
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from segdistill.metrics.bootstrap import bootstrap_interval
 from segdistill.metrics.overlap import count, overlap_scores
 from segdistill.metrics.polyp import (
     POLYP_METRICS,
+    POLYP_SCORES,
     e_curve,
     overlap_curves,
     polyp_scores,
     s_measure,
     stretched,
+    summarise_polyp,
     weighted_f,
 )
 
@@ -114,7 +119,7 @@ def test_an_object_of_one_pixel_at_the_edge_is_scored(corner):
     mask = np.zeros((23, 31), bool)
     mask[corner] = True
     prob = blob()[0]
-    assert all(np.isfinite(value) for value in polyp_scores(prob, mask).values())
+    assert all(np.isfinite(value).all() for value in polyp_scores(prob, mask).values())
     assert s_measure(mask.astype(float), mask) == pytest.approx(1)
 
 
@@ -164,20 +169,77 @@ def test_maps_are_stretched_as_in_the_literature():
     prob, mask = blob()
     np.testing.assert_allclose(stretched(np.array([[0.2, 0.3], [0.4, 0.6]])), [[0, 0.25], [0.5, 1]])
     np.testing.assert_array_equal(stretched(np.full((2, 2), 0.3)), 0.3)
-    faint = polyp_scores(0.1 + 0.2 * prob, mask)
-    assert faint == pytest.approx(polyp_scores(prob, mask))
+    faint, whole = polyp_scores(0.1 + 0.2 * prob, mask), polyp_scores(prob, mask)
+    np.testing.assert_allclose(faint.pop("e_curve"), whole.pop("e_curve"))
+    assert faint == pytest.approx(whole)
 
 
 def test_scores_have_their_names_and_mae_is_plain():
     prob, mask = blob()
     scores = polyp_scores(prob, mask)
-    assert tuple(scores) == POLYP_METRICS
+    assert tuple(scores) == (*POLYP_SCORES, "e_curve")
     assert scores["mae"] == pytest.approx(np.abs(stretched(prob) - mask).mean())
     assert scores["e_measure_mean"] == pytest.approx(e_curve(stretched(prob), mask).mean())
-    assert scores["e_measure_max"] > scores["e_measure_mean"]
+    np.testing.assert_array_equal(scores["e_curve"], e_curve(stretched(prob), mask))
     perfect = polyp_scores(mask.astype(np.float32), mask)
     assert perfect["mae"] == 0
     assert perfect["weighted_f"] == pytest.approx(1)
+
+
+def test_nothing_to_find_has_no_score_and_is_left_out():
+    prob, mask = blob()
+    empty = polyp_scores(prob, np.zeros_like(mask))
+    assert all(np.isnan(value).all() for value in empty.values())
+    rows = [polyp_scores(prob, mask), empty]
+    block = summarise_polyp(rows, np.arange(2), resamples=50, seed=0)
+    assert block["mae"] == {"mean": pytest.approx(rows[0]["mae"]), "low": None, "high": None, "n": 1}
+    nothing = summarise_polyp([empty], np.arange(1), resamples=50, seed=0)
+    assert nothing["e_measure_max"] == {"mean": None, "low": None, "high": None, "n": 0}
+
+
+def test_the_largest_e_measure_is_that_of_the_mean_curve():
+    """Two images whose best thresholds lie apart: the literature's maximum is below the mean of their own."""
+    noise, (_, mask) = np.random.default_rng(0).random((6, 23, 31)), blob()
+    rows = [polyp_scores((0.3 * mask + 0.7 * n) ** power, mask) for n in noise for power in (1, 4)]
+    curves = np.array([row["e_curve"] for row in rows])
+    block = summarise_polyp(rows, np.arange(12), resamples=200, seed=0)
+    assert tuple(block) == tuple(POLYP_METRICS)
+    assert block["e_measure_max"]["mean"] == pytest.approx(curves.mean(0).max())
+    assert block["e_measure_max"]["mean"] < curves.max(1).mean()
+    for name in POLYP_SCORES:
+        assert block[name]["mean"] == pytest.approx(np.mean([row[name] for row in rows]))
+    for value in block.values():
+        assert value["low"] < value["mean"] < value["high"]
+        assert value["n"] == 12
+
+
+def test_intervals_draw_patients_whole():
+    rows = [polyp_scores(*blob(seed=seed)) for seed in range(6)]
+    group = np.array([0, 0, 1, 1, 2, 2])
+    block = summarise_polyp(rows, group, resamples=500, seed=1)
+    values = np.array([row["mae"] for row in rows])
+    low, high = bootstrap_interval(values[:, None], group, resamples=500, seed=1)
+    assert (block["mae"]["low"], block["mae"]["high"]) == pytest.approx((low[0], high[0]))
+    assert summarise_polyp(rows, group * 0, resamples=50, seed=1)["mae"]["low"] is None
+
+
+def recorded_case(number):
+    """An 8-bit map that meets its mask in part, and the mask."""
+    shapes = ((40, 56, 13, 30, 9), (33, 47, 16, 8, 6), (64, 48, 50, 40, 14), (50, 50, 25, 25, 4))
+    height, width, cy, cx, radius = shapes[number]
+    y, x = np.mgrid[:height, :width]
+    mask = (y - cy) ** 2 + (x - cx) ** 2 < radius**2
+    moved = (y - cy - 3) ** 2 + (x - cx + 2) ** 2 < (radius + 1) ** 2
+    return (110 * moved + (37 * y + 101 * x + 13 * y * x) % 130).astype(np.uint8), mask
+
+
+def test_the_numbers_are_those_of_pysodmetrics():
+    reference = json.loads((Path(__file__).parents[1] / "reference" / "polyp_metrics.json").read_text(encoding="utf-8"))
+    rows = [polyp_scores(p / 255, mask) for p, mask in map(recorded_case, range(4))]
+    for name in POLYP_SCORES:
+        assert [row[name] for row in rows] == pytest.approx(reference["images"][name], rel=1e-9)
+    block = summarise_polyp(rows, np.arange(4), resamples=10, seed=0)
+    assert block["e_measure_max"]["mean"] == pytest.approx(reference["e_measure_max"], rel=1e-9)
 
 
 def test_an_image_takes_less_than_a_tenth_of_a_second():

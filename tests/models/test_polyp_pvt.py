@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from segdistill.models.polyp_pvt import enlarged
 from segdistill.models.polyp_pvt_official import load_polyp_pvt, polyp_pvt_state
-from segdistill.models.pvt import VARIANTS, from_official, load_backbone, pvt_v2, variant_of
+from segdistill.models.pvt import VARIANTS, ReducedAttention, from_official, load_backbone, pvt_v2, variant_of
 from segdistill.models.students import build_student, student_spec
 from segdistill.models.weights import read_weights
 from segdistill.types import UserError
@@ -108,6 +108,25 @@ def test_a_batch_of_one_trains_at_any_size(size):
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
     reached = [p.grad is not None and bool(p.grad.any()) for p in network.heads.parameters()]
     assert all(reached)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_attention_is_that_of_transformers(stage):
+    """Its values and gradients on a grid that is not square; the last stage does not reduce its keys."""
+    from transformers.models.pvt_v2.configuration_pvt_v2 import PvtV2Config
+    from transformers.models.pvt_v2.modeling_pvt_v2 import PvtV2SelfAttention
+
+    torch.manual_seed(0)
+    width, heads, reduction = ((32, 1, 8), (64, 2, 4), (160, 5, 2), (256, 8, 1))[stage]
+    theirs = PvtV2SelfAttention(PvtV2Config(), width, heads, reduction)
+    ours = ReducedAttention(theirs)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    x = torch.randn(2, 16 * 24, width, requires_grad=True)
+    found, wanted = (module(x, 16, 24)[0] for module in (ours, theirs))
+    torch.testing.assert_close(found, wanted)
+    weight = torch.randn_like(found)
+    gradients = [torch.autograd.grad((y * weight).sum(), [x, theirs.key.weight]) for y in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

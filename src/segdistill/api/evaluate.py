@@ -36,6 +36,7 @@ def evaluate(
     threshold: int | str | None = None,
     modality: str | None = None,
     tolerance: float = 2.0,
+    metrics: Literal["polyp"] | None = None,
     device: str = "cpu",
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def evaluate(
             controllers per modality uses those of this one; of one that it does not know, those that its classifier
             chooses for each image.
         tolerance: Distance up to which a boundary counts as met (NSD); in mm where the spacing is known, else pixels.
+        metrics: "polyp": also the polyp literature's scores, from a student's probabilities; for one foreground class.
         device: Where a student runs: cpu or cuda.
         threads: CPU threads.
 
@@ -67,6 +69,8 @@ def evaluate(
     if student.is_dir() and not (student / "student.json").exists() and not (student / "student").exists():
         if len(folders) > 1:
             raise UserError(f"{student}: a folder of masks is scored against one data set; give one, or a student")
+        if metrics:
+            raise UserError(f"--metrics {metrics} needs probabilities, and {student} holds masks; leave it out")
         above = parse_threshold(None if threshold is None else str(threshold))
         evaluation = _evaluate_masks(student, folders[0], split, parse_classes(classes), above, tolerance)
         report = None
@@ -75,8 +79,12 @@ def evaluate(
             student = student / "student"
         predictor = open_predictor(student, device, threads)
         sets = load_sets(folders, modality)
+        if metrics == "polyp":
+            _require_polyp(predictor.card.classes, sets)
         sources = sources_of(sets, split, predictor.card.classes, named_sets(sets, classes, threshold))
-        evaluation, report = _evaluate_student(student, predictor, sets, sources, split, tolerance)
+        evaluation, report = _evaluate_student(
+            student, predictor, sets, sources, split, tolerance, polyp=metrics == "polyp"
+        )
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
         write_scores(Path(out), evaluation)
@@ -94,11 +102,13 @@ def _evaluate_student(
     sources: dict[str, Source],
     split: Split,
     tolerance: float,
+    *,
+    polyp: bool,
 ) -> tuple[Evaluation, ReportData]:
     rows = [row for one in sets for row in labelled_rows(one.rows, split, one.root)]
     with bar("scoring") as progress:
         evaluation = evaluate_cases(
-            predicted_cases(predictor, rows, sources),
+            predicted_cases(predictor, rows, sources, polyp=polyp),
             classes=predictor.card.classes,
             dataset="",
             modalities=predictor.card.modalities,
@@ -124,6 +134,15 @@ def _evaluate_student(
         scored=", ".join(sorted({_resolved(one.rows, split) for one in sets})),
     )
     return evaluation, report
+
+
+def _require_polyp(classes: Sequence[str], sets: Sequence[Manifest]) -> None:
+    """The polyp literature scores images with one thing to find."""
+    if len(classes) != 2:
+        names = ", ".join(classes[1:])
+        raise UserError(f"--metrics polyp needs a student of one foreground class, not of {names}; leave it out")
+    if any(row.volume for one in sets for row in one.rows):
+        raise UserError("--metrics polyp is defined for images, not for volumes; leave it out")
 
 
 def sources_of(

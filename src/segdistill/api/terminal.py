@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from ..metrics.polyp import POLYP_METRICS
 from ..metrics.routing import describe_routing
 
 console = Console(highlight=False)
@@ -41,6 +43,8 @@ def show_scores(title: str, summary: Mapping[str, Any]) -> None:
             console.print(_by_group(kind, summary))
     for sentence in describe_routing(summary["routing"], summary["kind"]) if "routing" in summary else ():
         console.print(sentence, markup=False)
+    if "polyp" in summary:
+        console.print(_polyp(summary))
     over = f"95 % intervals over {summary['groups']} {summary['grouped_by']}s."
     console.print(f"{summary['images']} {summary['kind']}s, {over} {summary.get('note', '')}")
 
@@ -53,6 +57,19 @@ def _by_group(kind: str, summary: Mapping[str, Any]) -> Table:
     table = Table(kind.replace("datasets", "data sets"), f"{summary['kind']}s", "dice", "iou", "nsd")
     for name, (images, block) in blocks.items():
         table.add_row(Text(name or "unknown"), images, *(interval(block[score]) for score in ("dice", "iou", "nsd")))
+    return table
+
+
+def _polyp(summary: Mapping[str, Any]) -> Table:
+    """The polyp literature's scores of each data set; their intervals are in summary.json."""
+    table = Table(title="as polyp papers score", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.add_column("data set", overflow="fold")
+    for name in ("images", *POLYP_METRICS.values()):
+        table.add_column(name.replace(" ", "\n"), no_wrap=True)
+    for name, part in (summary.get("datasets", {}) | {"all": summary}).items():
+        values = [part["polyp"][score] for score in POLYP_METRICS]
+        means = ("–" if value["mean"] is None else f"{value['mean']:.3f}" for value in values)
+        table.add_row(Text(name), str(values[0]["n"]), *means)
     return table
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from ..data.batches import Dataset, TrainingBatches
@@ -24,7 +25,7 @@ from ..engine.processes import Processes
 from ..engine.randomness import seed_everything
 from ..engine.trainer import Trained, Trainer
 from ..models.students import student_spec
-from ..types import Known, Task, UserError
+from ..types import Known, Store, Task, UserError
 from .contributions import method_remarks, other_students, save_scored
 from .data import SPLITS, Loaded, load_data, prepare_data, scored_rows
 from .options import TrainOptions, check_options, parse_size
@@ -92,7 +93,7 @@ def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions
     """A run folder that knows its data and settings."""
     require = getattr(method_named(options.method), "require", None)
     if require:
-        require(config)
+        config = require(config)
     known = _known(options, config)
     folder = new_folder(Path(out) if out else None, data, options)
     prepare_data(data, folder, options, known)
@@ -181,6 +182,12 @@ def _fit(
         labelled=len(batches.labelled),
         others=len(batches.others),
         modality_classes=data.modality_classes,
+        names=data.classes,
+        store=Store(
+            run / "embeddings",
+            tuple(np.sort(np.concatenate([batches.labelled, batches.others])).tolist()),
+            lambda line: console.print(line, markup=False),
+        ),
     )
     seed_everything(options.seed)
     method = method_named(options.method)(config, task)

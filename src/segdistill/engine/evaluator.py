@@ -24,6 +24,7 @@ from ..deploy.routing import SURE
 from ..deploy.slices import route_together
 from ..formats import read_image, replacing
 from ..metrics.calibration import Calibration
+from ..metrics.polyp import CURVE, POLYP_SCORES, polyp_scores
 from ..metrics.routing import summarise_routing
 from ..metrics.scores import METRICS, score_image
 from ..metrics.summary import summarise
@@ -46,13 +47,14 @@ class Case:
     seconds: tuple[float, ...] = ()  # spent predicting, per image
     annotated: tuple[bool, ...] | None = None  # per class, whether the reference would show it; None: all
     routing: NDArray[np.float32] | None = None  # probability of each modality, where the student tells them apart
+    polyp: Mapping[str, Any] | None = None  # metrics.polyp_scores of an image with one foreground class
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The table, one row per class of an image or volume, and its summary."""
 
-    scores: list[dict[str, Any]]  # score_image's rows, each with image, shown, dataset, patient, modality
+    scores: list[dict[str, Any]]  # score_image's rows (and polyp_scores), with image, shown, dataset, patient, modality
     summary: dict[str, Any]  # metrics.summarise, with "kind", "ece", "ms_per_image" and, if it routes, "routing"
     names: dict[str, Row]  # name as shown, unlike any other's -> the row to show
 
@@ -64,6 +66,7 @@ class Part(NamedTuple):
     reference: NDArray[np.uint8]  # (H, W)
     seconds: float | None = None
     routing: NDArray[np.float32] | None = None
+    polyp: Mapping[str, Any] | None = None
 
 
 def told_modality(predictor: Predictor, row: Row) -> int | None:
@@ -72,7 +75,9 @@ def told_modality(predictor: Predictor, row: Row) -> int | None:
     return names.index(row.modality) if predictor.routes and row.modality in names else None
 
 
-def predicted_cases(predictor: Predictor, rows: Sequence[Row], sources: Mapping[str, Source]) -> Iterator[Case]:
+def predicted_cases(
+    predictor: Predictor, rows: Sequence[Row], sources: Mapping[str, Source], *, polyp: bool = False
+) -> Iterator[Case]:
     """Predict the rows beside their reference masks; the slices of a volume make one case.
 
     A student that tells modalities apart is told each row's; where it does not know that one, it is routed by its
@@ -82,6 +87,7 @@ def predicted_cases(predictor: Predictor, rows: Sequence[Row], sources: Mapping[
         predictor: What ships: its label maps are scored as they are.
         rows: With masks.
         sources: The data sets that the rows name.
+        polyp: Also the polyp literature's scores, of images and a student of one foreground class only.
 
     Raises:
         UserError: A row without a mask, slices that make no volume, or no volume for a student that needs them.
@@ -101,7 +107,8 @@ def predicted_cases(predictor: Predictor, rows: Sequence[Row], sources: Mapping[
             raise UserError(f"{row.image}: has no mask to score against; leave it out or add its mask")
         reference = read_labels(row.mask, mapping, image.shape[:2])
         calibration.update(prediction.probabilities, reference)
-        return Part(prediction.labels, reference, seconds, prediction.routing)
+        scores = polyp_scores(prediction.probabilities[1], reference == 1) if polyp else None
+        return Part(prediction.labels, reference, seconds, prediction.routing, scores)
 
     for case in cases_of(rows, predict, {name: source.root for name, source in sources.items()}):
         mapping = sources[case.row.dataset].mapping
@@ -147,16 +154,9 @@ def cases_of(rows: Sequence[Row], look: Callable[[Row], Part], roots: Mapping[st
         thought = [part.routing for part in parts if part.routing is not None]
         routing = np.mean(thought, axis=0) if thought else None
         if not group[0].volume:
-            yield Case(
-                display_name(group[0], roots[group[0].dataset]),
-                group[0],
-                *parts[0][:2],
-                spacing,
-                None,
-                seconds,
-                None,
-                routing,
-            )
+            name, only = display_name(group[0], roots[group[0].dataset]), parts[0]
+            both = only.prediction, only.reference
+            yield Case(name, group[0], *both, spacing, None, seconds, routing=routing, polyp=only.polyp)
             continue
         if len({part.reference.shape for part in parts}) > 1:
             raise UserError(f"volume {group[0].volume}: its slices differ in size; mend the column volume")
@@ -237,7 +237,7 @@ def evaluate_cases(
 
 def _score(case: Case, classes: int, tolerance: float) -> list[dict[str, Any]]:
     try:
-        return score_image(
+        rows = score_image(
             case.prediction,
             case.reference,
             classes=classes,
@@ -247,6 +247,7 @@ def _score(case: Case, classes: int, tolerance: float) -> list[dict[str, Any]]:
         )
     except UserError as error:
         raise UserError(f"{case.name}: {error}") from None
+    return [row | dict(case.polyp or {}) for row in rows]
 
 
 def _named(row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
@@ -256,7 +257,8 @@ def _named(row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
 def write_scores(folder: Path, evaluation: Evaluation) -> None:
     """`scores.csv` (undefined scores are empty cells) and `summary.json` in a folder."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, (*TABLE, *FLAGS), extrasaction="ignore", lineterminator="\n")
+    polyp = POLYP_SCORES if CURVE in evaluation.scores[0] else ()
+    writer = csv.DictWriter(text, (*TABLE, *FLAGS, *polyp), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in evaluation.scores:
         writer.writerow({k: "" if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()})

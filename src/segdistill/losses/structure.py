@@ -46,10 +46,18 @@ def released_structure_loss(logits: Tensor, target: Tensor, rows: Tensor, classe
 
 def edge_weight(mask: Tensor) -> Tensor:
     """1 + 5 |avgpool_31(y) - y| of masks (B, K, H, W) in {0, 1}; outside the image the average sees zeros."""
-    n, pad = NEIGHBOURHOOD, NEIGHBOURHOOD // 2
-    tall = F.avg_pool2d(mask, (n, 1), stride=1, padding=(pad, 0))  # one axis after the other: 15 times less work
-    mean = F.avg_pool2d(tall, (1, n), stride=1, padding=(0, pad))
-    return 1 + EDGE * (mean - mask).abs()
+    inside = _neighbours(_neighbours(mask, 2), 3)
+    return 1 + EDGE * (inside / NEIGHBOURHOOD**2 - mask).abs()
+
+
+def _neighbours(x: Tensor, dim: int) -> Tensor:
+    """Sum of the 31 values around each along a dimension, zeros outside: two running sums' difference, exact."""
+    before = NEIGHBOURHOOD // 2 + 1
+    sides = [0, 0, 0, 0]
+    sides[2 * (3 - dim) : 2 * (3 - dim) + 2] = before, before - 1
+    running = F.pad(x, sides).cumsum(dim)
+    size = x.shape[dim]
+    return running.narrow(dim, NEIGHBOURHOOD, size) - running.narrow(dim, 0, size)
 
 
 def one_against_rest(logits: Tensor) -> Tensor:

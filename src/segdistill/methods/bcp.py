@@ -69,11 +69,11 @@ class BCP(nn.Module):
     Config = BCPConfig
 
     @staticmethod
-    def require(config: BCPConfig) -> None:
+    def require(config: BCPConfig) -> BCPConfig:
         """UserError for a share that is none, or where SAM's weights are not to be had."""
         if not 0 < config.pretrain <= 1:
             raise UserError(f"--bcp.pretrain {config.pretrain}: needs a share of the iterations, above 0 and up to 1")
-        require_sam(config.sam)
+        return replace(config, sam=require_sam(config.sam))
 
     def __init__(self, config: BCPConfig, task: Task) -> None:
         super().__init__()

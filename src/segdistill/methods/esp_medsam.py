@@ -4,7 +4,7 @@ A medical teacher, SAM with tokens and adapters per modality, learns from the la
 SAM's embeddings (S1), one bank of controllers then the teacher's (S2); patch prompt and decoder, which start as the
 teacher's, are tuned on the student's embeddings (S3). The authors released S2 alone, and it does not run; what is
 inferred is marked in docs/methods/esp_medsam.md. Beyond the paper: one student for all modalities in one run, a
-classifier that routes images whose modality is not told, several classes. Left out: a cache of embeddings on disk.
+classifier that routes images whose modality is not told, several classes, one more modality later.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ from ..models.padding import pad_to_multiple
 from ..models.sam import WITHOUT_WEIGHTS
 from ..models.students import build_student
 from ..models.tiny_vit import STRIDE
-from ..models.weights import read_weights
-from ..transforms.presets import weak
+from ..models.weights import read_weights, settled
+from ..transforms.presets import evaluation, weak
 from ..types import Batch, Known, Remarks, Stage, StepOutput, Task, UserError
 from .modality_transfer import Addition, known_before, recalled_cross_entropy, with_addition
+from .sam_distillation import require_sam
+from .teacher_embeddings import TeacherEmbeddings
+
+ROUTING_RATE = 10  # of the classifier, a linear map, to the rate of the rest; benchmarks/routing_rate.py
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class ESPMedSAMConfig:
         domain: S2, the controllers from the teacher's embeddings; images without a label too.
         controllers: Whether each modality has its controllers in the student; without them there is no S2.
         patch_prompt: The map that makes the dense prompt: hard or soft; none: no patch prompt and no loss for it.
+        cached: S1 and S2 see the images as they are, not augmented, so that the teacher's embeddings are computed once
+            and then read from disk (in the run's folder, in half precision, until the stage is over).
         joint_queries: As released: all modalities' queries attend to each other and share one MLP.
         tuned: What S3 trains beside the classifier: the heads, or the whole student.
         medical_iterations: Updates in S0.
@@ -72,6 +78,7 @@ class ESPMedSAMConfig:
     controllers: bool = True
     patch_prompt: Literal["hard", "soft", "none"] = "hard"  # released
     joint_queries: bool = False  # released: true
+    cached: bool = False  # released, S2: images are not augmented
     tuned: Literal["head", "student"] = "head"
     medical_iterations: int = 3000  # published: 216,450 (200 epochs of 4,329 images), said of S2
     common_iterations: int = 3000  # published: 216,450
@@ -87,6 +94,18 @@ class ESPMedSAM(nn.Module):
     """A student and its medical teacher."""
 
     Config = ESPMedSAMConfig
+
+    @staticmethod
+    def require(config: ESPMedSAMConfig) -> ESPMedSAMConfig:
+        """UserError where SAM's or MobileSAM's weights are not to be had."""
+        init, taught = settled(config.init, "none"), config.medical or config.common or config.domain
+        if init != "none" and not Path(init).exists():
+            raise UserError(
+                f"--esp_medsam.init {config.init}: no such file; give MobileSAM's mobile_sam.pt, a student, or none"
+            )
+        if Path(init).is_dir():
+            taught = False
+        return replace(config, init=init, sam=require_sam(config.sam) if taught else config.sam)
 
     def __init__(self, config: ESPMedSAMConfig, task: Task) -> None:
         super().__init__()
@@ -116,6 +135,7 @@ class ESPMedSAM(nn.Module):
         if c.medical or c.common or c.domain:
             heads = ModalityHeads(task.classes, task.modalities, own, patch_prompt=c.patch_prompt, joint_channels=joint)
             self.teacher = medical_sam(c.sam, task.size, heads)
+            self.embeddings = TeacherEmbeddings(self.teacher, task.store, task.size)
 
     @staticmethod
     def known(config: ESPMedSAMConfig) -> Known | None:
@@ -137,10 +157,12 @@ class ESPMedSAM(nn.Module):
             plan.append(self.stage("medical", self.teach, own, c.medical_iterations, labelled, scored=self.teacher))
         if c.common:
             trunk = list(student.trunk.parameters())
-            plan.append(self.stage("common", self.share, trunk, c.common_iterations, all_rows))
+            common = self.stage("common", self.share, trunk, c.common_iterations, all_rows)
+            plan.append(self.unchanging(common) if c.cached else common)
         if c.domain and c.controllers:
             bank = list(student.controllers.parameters())
-            plan.append(self.stage("domain", self.specialise, bank, c.domain_iterations, all_rows))
+            domain = self.stage("domain", self.specialise, bank, c.domain_iterations, all_rows)
+            plan.append(self.unchanging(domain) if c.cached else domain)
         tuned = list(student.parameters()) if c.tuned == "student" else self.head_parameters()
         head = self.stage("head", self.tune, tuned, c.head_iterations, labelled, scored=student)
         return [*plan, replace(head, prepare=self.take_heads, watched=self.watched)]
@@ -155,17 +177,26 @@ class ESPMedSAM(nn.Module):
         *,
         scored: nn.Module | None = None,  # S1 and S2 have no masks to score: their last weights stay
     ) -> Stage:
-        """All stages train alike: Adam, decaying exponentially."""
+        """All stages train alike: Adam, decaying exponentially; a classifier among the parameters at its own rate."""
+        rate, classifier = self.config.learning_rate, self.student.classifier
+        own = {id(p) for p in classifier.parameters()} if classifier else set()
+        groups = [{"params": [p for p in parameters if id(p) not in own]}]
+        if routing := [p for p in parameters if id(p) in own]:
+            groups.append({"params": routing, "lr": ROUTING_RATE * rate})  # type: ignore[dict-item]
         return Stage(
             name=name,
             step=step,
-            optimizers=[Adam(parameters, lr=self.config.learning_rate)],
+            optimizers=[Adam(groups, lr=rate)],
             iterations=iterations,
             batch=batch,
             augment=weak,
             scored=scored,
             schedule=partial(exponential, final=self.config.final_factor),
         )
+
+    def unchanging(self, stage: Stage) -> Stage:
+        """The stage on images as they are, its teacher's embeddings kept on disk."""
+        return replace(stage, augment=evaluation, prepare=partial(self.embeddings.open, stage.name))
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Patch prompt, decoder, queries and the classifier of the student."""
@@ -224,12 +255,12 @@ class ESPMedSAM(nn.Module):
     def distance(self, batch: Batch, student: Tensor | None, teacher: Tensor | None) -> Tensor:
         """L_KD between the embeddings with these modalities' controllers; both see the same padded images."""
         image = pad_to_multiple(batch.image, STRIDE)
-        with torch.no_grad():
-            target = cast(MedicalSam, self.teacher).encode(image, teacher)
-        return embedding_distance(self.student.encode(image, student), target)
+        return embedding_distance(self.student.encode(image, student), self.embeddings(image, teacher, batch.index))
 
     def take_heads(self) -> None:
         """The student's heads start as the teacher's; a resumed stage loads its own after this."""
+        if self.teacher:
+            self.embeddings.close()
         if self.teacher is None or not self.config.medical:
             return
         taken = self.teacher.decoder.state_dict()

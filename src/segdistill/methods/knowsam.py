@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
@@ -73,6 +73,7 @@ class KnowSAMConfig:
         mix_confidence: SAM's labels count in mixed images where its probability reaches this.
         mix_labels: Labels of unlabelled pixels: SAM's, or the student's while SAM is behind it.
         mix_tracks: Whether batch norms remember mixed images.
+        apart: Whether labelled and other images are normalised apart; batch norms then remember the labelled ones.
         temperature: Of the distillation.
         kd: Distil SAM's logits (soft), its argmax (hard), or nothing (none).
         entropy_weight: Weight of the entropy.
@@ -105,6 +106,7 @@ class KnowSAMConfig:
     mix_confidence: float = 0.8  # published: 0
     mix_labels: Literal["better", "sam"] = "better"  # published: sam
     mix_tracks: bool = False  # published: true
+    apart: bool = True  # published: false
     temperature: float = 10.0  # released, losses.KDLoss(T=10)
     kd: Literal["soft", "hard", "none"] = "soft"
     entropy_weight: float = 0.9  # released
@@ -146,9 +148,9 @@ class KnowSAM(nn.Module):
     Config = KnowSAMConfig
 
     @staticmethod
-    def require(config: KnowSAMConfig) -> None:
+    def require(config: KnowSAMConfig) -> KnowSAMConfig:
         """UserError where SAM's weights are not to be had."""
-        require_sam(config.teacher)
+        return replace(config, teacher=require_sam(config.teacher))
 
     def __init__(self, config: KnowSAMConfig, task: Task) -> None:
         super().__init__()
@@ -204,7 +206,7 @@ class KnowSAM(nn.Module):
         c, rules = self.config, self.rules
         eta = ramp_up(progress, c.unsupervised_from, c.unsupervised_full)
         lam = ramp_up(progress, c.consistency_from, c.consistency_full) if c.agreement != "none" else 0.0
-        z_a, z_b, z_f = self.trio.branches(batch.image)
+        z_a, z_b, z_f = self.branches(batch)
         self.standing.observe(batch, z_a, z_b)
         terms = {"unet": self.sup(z_a, batch), "vnet": self.sup(z_b, batch), "fusion": self.sup(z_f, batch)}
         loss = (terms["unet"] + terms["vnet"]) / 2 + terms["fusion"]
@@ -229,6 +231,19 @@ class KnowSAM(nn.Module):
             mixed = self.mixed(batch, z_f.detach(), self.pseudo(z_f, z_s))
             loss, terms = self.mixed_terms(mixed, batch, loss, terms, eta, lam)
         return StepOutput(loss, terms)
+
+    def branches(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The trio's logits; strongly augmented images must not normalise the labelled ones: they pass apart."""
+        known = int(batch.labelled.sum())
+        if not self.config.apart or known in (0, len(batch.labelled)):
+            return self.trio.branches(batch.image)
+        order = (~batch.labelled).long().argsort(stable=True)
+        labelled, others = batch.image[order].split([known, len(order) - known])
+        parts = [self.trio.branches(labelled)]
+        with untracked_statistics(self.trio):
+            parts.append(self.trio.branches(others))
+        z_a, z_b, z_f = (torch.cat(pair)[order.argsort()] for pair in zip(*parts, strict=True))
+        return z_a, z_b, z_f
 
     def after_update(self, progress: float) -> None:
         """Who knows how much, once per update."""
@@ -343,7 +358,7 @@ class KnowSAM(nn.Module):
 
 def share(log: Sequence[Mapping[str, Any]]) -> float:
     """Part of the logged updates with a distillation term in which its weight was not 0."""
-    weights = [entry["terms"]["mu"] > 0 for entry in log if "mu" in entry.get("terms", {})]
+    weights = [float(entry["terms"]["mu"]) > 0 for entry in log if "mu" in entry.get("terms", {})]
     return sum(weights) / max(1, len(weights))
 
 

@@ -7,7 +7,7 @@ view replaces. Ours: the first tenth of the run is labelled only, and the averag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -65,9 +65,9 @@ class MeanTeacher(nn.Module):
     Config = MeanTeacherConfig
 
     @staticmethod
-    def require(config: MeanTeacherConfig) -> None:
+    def require(config: MeanTeacherConfig) -> MeanTeacherConfig:
         """UserError where SAM's weights are not to be had."""
-        require_sam(config.sam)
+        return replace(config, sam=require_sam(config.sam))
 
     def __init__(self, config: MeanTeacherConfig, task: Task) -> None:
         super().__init__()

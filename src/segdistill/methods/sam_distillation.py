@@ -21,6 +21,7 @@ from ..losses.segmentation import annotated_logits, dice_cross_entropy
 from ..models.knowsam_teacher import knowsam_teacher
 from ..models.sam import WITHOUT_WEIGHTS
 from ..models.sam_weights import find_sam
+from ..models.weights import settled
 from ..types import Batch, Task
 from .standing import Standing
 
@@ -104,10 +105,14 @@ class SamDistillation(nn.Module):
         return self.distil(known, taught, self.settings.temperature, weight)
 
 
-def require_sam(teacher: str) -> None:
-    """UserError where the teacher is neither without weights nor to be had: before a run exists that needs it."""
+def require_sam(teacher: str) -> str:
+    """UserError where the teacher is neither without weights nor to be had: before a run exists that needs it.
+
+    A path comes back absolute.
+    """
     if teacher not in ("none", *WITHOUT_WEIGHTS):
         find_sam(teacher)
+    return settled(teacher, "none", *WITHOUT_WEIGHTS)
 
 
 def part(teacher: str, task: Task) -> SamDistillation | None:

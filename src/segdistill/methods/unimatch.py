@@ -8,7 +8,7 @@ the next image of the batch, whose pseudo-label is known already.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -67,9 +67,9 @@ class UniMatch(nn.Module):
     Config = UniMatchConfig
 
     @staticmethod
-    def require(config: UniMatchConfig) -> None:
+    def require(config: UniMatchConfig) -> UniMatchConfig:
         """UserError where SAM's weights are not to be had."""
-        require_sam(config.sam)
+        return replace(config, sam=require_sam(config.sam))
 
     def __init__(self, config: UniMatchConfig, task: Task) -> None:
         super().__init__()

@@ -3,39 +3,95 @@
 They follow the MATLAB evaluation of PraNet (Fan et al. 2020), which Polyp-PVT and KDAS use, and PySODMetrics, which
 restates it. Where the two differ (a centroid exactly between two pixels; parts of one pixel) ours is MATLAB's. A map is
 first stretched to [0, 1] (`stretched`), as both do. "mDice" and "mIoU" are means over 256 thresholds, not values at
-one; at 0.5 they are the `dice` and `iou` of `scores.py`.
+one; at 0.5 they are the `dice` and `iou` of `scores.py`. The largest E-measure belongs to a set, not to an image:
+`summarise_polyp` finds it, as the highest point of the curve averaged over images.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from .bootstrap import bootstrap_means, percentiles
 
 Map = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-POLYP_METRICS = ("s_measure", "e_measure_mean", "e_measure_max", "weighted_f", "mae", "mdice_256", "miou_256")
+POLYP_SCORES = ("s_measure", "e_measure_mean", "weighted_f", "mae", "mdice_256", "miou_256")  # of an image
+POLYP_METRICS = {  # of a set, and as tables call them
+    "s_measure": "S-measure",
+    "e_measure_mean": "E mean",
+    "e_measure_max": "E max",
+    "weighted_f": "weighted F",
+    "mae": "MAE",
+    "mdice_256": "mDice 256",
+    "miou_256": "mIoU 256",
+}
+CURVE = "e_curve"  # beside the scores in a row of the table
 THRESHOLDS = np.arange(256) / 255
 EPS = float(np.spacing(1))  # MATLAB's eps
 
 
-def polyp_scores(prob: NDArray[np.floating], reference: Mask) -> dict[str, float]:
-    """The scores of one image by the names in POLYP_METRICS; prob (H, W) in [0, 1], reference (H, W) bool.
+def polyp_scores(prob: NDArray[np.floating], reference: Mask) -> dict[str, Any]:
+    """The scores of one image by the names in POLYP_SCORES, and its E-measure at 256 thresholds as `e_curve`.
 
-    `e_measure_max` is this image's own best threshold; the literature's maximum is that of the mean `e_curve` over
-    images, which is never higher than the mean of these.
+    An empty reference: all NaN, to be left out and counted. These metrics stretch each map until something is found.
+
+    Args:
+        prob: (H, W) in [0, 1].
+        reference: (H, W).
     """
+    if not reference.any():
+        return dict.fromkeys(POLYP_SCORES, math.nan) | {CURVE: np.full(len(THRESHOLDS), np.nan)}
     p = stretched(prob)
-    e, (dice, iou) = e_curve(p, reference), overlap_curves(p, reference)
+    curve, (dice, iou) = e_curve(p, reference), overlap_curves(p, reference)
     return {
         "s_measure": s_measure(p, reference),
-        "e_measure_mean": float(e.mean()),
-        "e_measure_max": float(e.max()),
+        "e_measure_mean": float(curve.mean()),
         "weighted_f": weighted_f(p, reference),
         "mae": float(np.abs(p - reference).mean()),
         "mdice_256": float(dice.mean()),
         "miou_256": float(iou.mean()),
+        CURVE: curve,
     }
+
+
+def summarise_polyp(
+    rows: Sequence[Mapping[str, Any]], group: NDArray[np.intp], *, resamples: int, seed: int
+) -> dict[str, dict[str, float | int | None]]:
+    """{"mean", "low", "high", "n"} by the names in POLYP_METRICS: mean over `n` images, 95 % bootstrap interval.
+
+    `e_measure_max` is the literature's: of the mean curve over images its highest point, in each resample anew.
+
+    Args:
+        rows: A dict per image that holds what `polyp_scores` gave.
+        group: (N,) what the bootstrap draws, as in `bootstrap_means`.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+    """
+    values = np.array([[*(row[name] for name in POLYP_SCORES), *row[CURVE]] for row in rows])  # (N, 6 + 256)
+    known = values[~np.isnan(values[:, 0])]
+    mean = known.mean(0) if len(known) else np.full(values.shape[1], np.nan)
+    low, high = percentiles(_with_largest(bootstrap_means(values, group, resamples=resamples, seed=seed)))
+    columns = zip((*POLYP_SCORES, "e_measure_max"), _with_largest(mean[None])[0], low, high, strict=True)
+    found = {
+        name: {"mean": _number(m), "low": _number(a), "high": _number(b), "n": len(known)} for name, m, a, b in columns
+    }
+    return {name: found[name] for name in POLYP_METRICS}
+
+
+def _with_largest(means: Map) -> Map:
+    """Means of scores and curves (R, 6 + 256) -> the scores and the largest point of each curve (R, 7)."""
+    count = len(POLYP_SCORES)
+    return np.concatenate([means[:, :count], means[:, count:].max(1, keepdims=True)], axis=1)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def stretched(prob: NDArray[np.floating]) -> Map:

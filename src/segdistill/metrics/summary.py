@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..types import UserError
 from .bootstrap import bootstrap_interval, bootstrap_means, percentiles
+from .polyp import CURVE, summarise_polyp
 from .scores import METRICS
 from .table import Table, build_table
 
@@ -34,7 +35,7 @@ def summarise(
     whose reference is not empty. "mean" averages the classes within each image, then the images. "datasets" repeats
     all of it for each dataset where there are several, "modalities" for each modality; both leave out classes that
     nothing there annotates. "macro" is then the mean over modalities of their "mean", each counting once: "n" of them,
-    the interval from resampling within each.
+    the interval from resampling within each. "polyp" stands beside "mean" where the rows have `polyp_scores`.
 
     Args:
         rows: Dicts of `score_image`, each with "image", "patient" ("" where unknown), "dataset" and "modality".
@@ -56,7 +57,10 @@ def summarise(
     def part(some: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         head = {"kind": kind, "unit": unit, "tolerance": tolerance}
         table = build_table(some, classes=len(class_names), kind=kind)
-        return head | _summarise_table(table, class_names[1:], resamples, seed, kind)
+        polyp = (
+            {"polyp": summarise_polyp(some, table.group, resamples=resamples, seed=seed)} if CURVE in some[0] else {}
+        )
+        return head | _summarise_table(table, class_names[1:], resamples, seed, kind) | polyp
 
     summary = part(rows)
     for kinds, key in (("datasets", "dataset"), ("modalities", "modality")):

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..types import UserError
@@ -35,6 +36,40 @@ VARIANTS = {
 }
 DROP_PATH = 0.1  # b0 to b2 in whai362/PVT, Polyp-PVT and KDAS
 REDUCTION_EPS = 1e-5
+
+
+class ReducedAttention(nn.Module):
+    """PVTv2's attention with fewer keys than queries, of the parts, and under the names, of transformers' module.
+
+    That one writes the matrix of all pairs four times; here it is never whole.
+    """
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    proj: nn.Module
+    spatial_reduction: nn.Module
+    layer_norm: nn.Module
+
+    def __init__(self, parts: nn.Module) -> None:
+        super().__init__()
+        self.heads = int(parts.num_attention_heads)  # type: ignore[arg-type]
+        for name, module in parts.named_children():
+            if not isinstance(module, nn.Dropout):  # of probability 0
+                self.add_module(name, module)
+
+    def forward(self, hidden_states: Tensor, height: int, width: int, output_attentions: bool = False) -> tuple[Tensor]:
+        """(B, height width, C) -> the same shape; the attention itself is not given out."""
+        keys = hidden_states
+        if hasattr(self, "spatial_reduction"):
+            image = keys.transpose(1, 2).unflatten(2, (height, width))
+            keys = self.layer_norm(self.spatial_reduction(image).flatten(2).transpose(1, 2))
+        q, k, v = (
+            each.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, tokens, C / heads)
+            for each in (self.query(hidden_states), self.key(keys), self.value(keys))
+        )
+        context = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return (self.proj(context),)
 
 
 class PvtV2(nn.Module):
@@ -65,9 +100,11 @@ def pvt_v2(variant: str) -> PvtV2:
     widths, depths, mlp = VARIANTS[variant]
     config = PvtV2Config(hidden_sizes=widths, depths=depths, mlp_ratios=mlp, drop_path_rate=DROP_PATH)
     layers = PvtV2Model(config).encoder.layers
-    for name, module in layers.named_modules():
+    for name, module in list(layers.named_modules()):
         if name.endswith(("patch_embedding.layer_norm", "attention.layer_norm")):
             module.eps = REDUCTION_EPS
+        if name.endswith(".attention"):
+            layers.get_submodule(name.rpartition(".")[0]).attention = ReducedAttention(module)
     return PvtV2(layers, widths)
 
 

@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..types import Known, UserError
+from ..types import Known, Task, UserError
 from .freeze import freeze
 from .polyp_pvt_official import load_polyp_pvt
-from .students import build_student
+from .students import StudentSpec, build_student
 from .weights import read_weights
 
 FILES = ("student.json", "student.safetensors")
 
 
-def load_teacher(path: Path, classes: int) -> nn.Module:
-    """The frozen network of a run, of a student's folder or of a checkpoint: (image, modality=None) -> logits.
+class Rerouted(nn.Module):
+    """A teacher that numbers the modalities otherwise than the run does; of one it does not know it is told nothing."""
 
-    Raises UserError if there is none, or it knows another number of classes (background included).
+    places: Tensor
+
+    def __init__(self, network: nn.Module, its: Sequence[str], ours: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.known = set(ours) <= set(its)
+        places = [its.index(name) for name in ours] if self.known else []
+        self.register_buffer("places", torch.tensor(places, dtype=torch.long), persistent=False)
+
+    def forward(self, image: Tensor, modality: Tensor | None = None) -> Tensor:
+        """Logits (B, C, H, W); modality (B,) as the run numbers it."""
+        told = self.places[modality] if self.known and modality is not None else None
+        logits: Tensor = self.network(image, told)
+        return logits
+
+
+def load_teacher(path: Path, task: Task) -> nn.Module:
+    """The network of a run, a student folder or a checkpoint, frozen, in eval mode: (image, modality=None) -> logits.
+
+    Raises UserError if there is none, or it knows another number of classes or the same in another order.
     """
+    if not path.exists():
+        raise UserError(f"the teacher {path} is not there; if it was moved, mend its path in the run's config.yaml")
     with torch.random.fork_rng(devices=[]):  # random initial weights must not disturb a training run
-        network, known = _from_folder(path) if path.is_dir() else _from_checkpoint(path)
-    if known != classes:
+        network, classes = _from_folder(path, task) if path.is_dir() else _from_checkpoint(path)
+    if classes != task.classes:
         raise UserError(
-            f"the teacher {path} has {known} classes, the data have {classes}; give a teacher for these data"
+            f"the teacher {path} has {classes} classes, the data have {task.classes}; give a teacher for these data"
         )
-    return freeze(network)
+    return freeze(network).eval()
 
 
 def load_trained(path: Path) -> tuple[nn.Module, Known]:
@@ -45,9 +68,19 @@ def load_trained(path: Path) -> tuple[nn.Module, Known]:
         raise UserError(f"{path} holds no student that could teach ({reason}); give a finished run") from error
 
 
-def _from_folder(path: Path) -> tuple[nn.Module, int]:
+def _from_folder(path: Path, task: Task) -> tuple[nn.Module, int]:
     network, known = load_trained(path)
-    return network, len(known.classes)
+    classes = list(known.classes)
+    if sorted(classes) == sorted(task.names) and classes != list(task.names):
+        raise UserError(
+            f"the teacher {path} has the classes {', '.join(classes)}, the data {', '.join(task.names)}; "
+            f"name them in its order: --classes {','.join(classes)}"
+        )
+    its = list(
+        cast(StudentSpec, network.spec).arguments.get("modalities", [])
+    )  # [] where the network has no use for them
+    same = not its or its == list(task.modalities)
+    return network if same else Rerouted(network, its, task.modalities), len(classes)
 
 
 def _from_checkpoint(path: Path) -> tuple[nn.Module, int]:

@@ -38,6 +38,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
+def settled(name: str, *words: str) -> str:
+    """The absolute path of a file or folder that is there; one of the words, or another name (a hub's), as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name and name not in words and path.exists() else name
+
+
 def _foreign(path: Path) -> UserError:
     return UserError(
         f"{path} holds something else than named tensors, which is not run; save the state dict alone: "

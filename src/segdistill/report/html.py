@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats import replacing, resize_image, resize_labels
+from ..metrics.polyp import POLYP_METRICS
 from ..metrics.routing import describe_routing
 from ..types import Remarks
 from .figures import (
@@ -93,6 +94,7 @@ def _render(data: ReportData) -> str:
         routing=_routing(data.summary),
         parts=list(_parts(data.summary)),
         overview=list(_overview(data.summary)),
+        polyp=POLYP_METRICS if "polyp" in data.summary else {},
         per_volume=dict(list(volumes.items())[:MAX_VOLUMES]),
         hidden_volumes=max(0, len(volumes) - MAX_VOLUMES),
         panels=log_panels(data.log),

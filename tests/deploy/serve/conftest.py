@@ -29,6 +29,7 @@ class Bright:
 
     def __init__(self, card) -> None:
         self.card = card
+        self.routes = False
         self.calls = 0
         self.entered = threading.Event()
         self._free = threading.Event()
@@ -40,7 +41,7 @@ class Bright:
     def go(self) -> None:
         self._free.set()
 
-    def predict(self, image):
+    def predict(self, image, modality=None):
         self.calls += 1
         self.entered.set()
         assert self._free.wait(20)

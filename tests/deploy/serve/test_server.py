@@ -379,7 +379,7 @@ def test_nothing_of_a_request_is_logged(bright, png, start, capfd, caplog):
 def test_an_unforeseen_error_shows_its_place_and_no_word_more(bright, png, start, caplog, capfd):
     client = start(bright)
 
-    def fails(image):
+    def fails(image, modality=None):
         raise ValueError("of patient Mueller")
 
     bright.predict = fails

@@ -17,6 +17,7 @@ from ...formats.overlay import overlay
 from ...types import UserError
 from ..card import Card
 from ..predictor import Predictor
+from ..routing import Route, route_of
 from ..slices import predict_slices
 
 NAME = "the image"  # of an upload in messages: its own name may name a patient
@@ -39,6 +40,7 @@ class Predicted(NamedTuple):
     labels: NDArray[np.uint8]  # (H, W)
     card: Card
     spacing: Spacing | None
+    route: Route | None = None  # which modality it was taken for, by a student that tells them apart
 
 
 def predict_upload(predictor: Predictor, content: bytes, spacing: Spacing | None, max_pixels: int) -> Predicted:
@@ -48,8 +50,9 @@ def predict_upload(predictor: Predictor, content: bytes, spacing: Spacing | None
         UserError: no image, a damaged one, or one of more than `max_pixels`, which are not decoded.
     """
     image = read_raster_bytes(content, NAME, max_pixels)
-    labels = predict_slices(predictor, image[None]).labels
-    return Predicted(image, labels[0], predictor.card, spacing)
+    found = predict_slices(predictor, image[None])
+    route = route_of(predictor, NAME, found.routing, None) if predictor.routes else None
+    return Predicted(image, found.labels[0], predictor.card, spacing, route)
 
 
 def mask(done: Predicted) -> Answer:
@@ -63,7 +66,10 @@ def drawn(done: Predicted) -> Answer:
 
 
 def areas(done: Predicted) -> Answer:
-    """Size of the image and, per class, pixels, fraction and mm2 (null where no spacing was given), as JSON."""
+    """Size of the image and, per class, pixels, fraction and mm2 (null where no spacing was given), as JSON.
+
+    Of a student that tells modalities apart also which one it took the image for, and how sure it is.
+    """
     return _json(_areas(done))
 
 
@@ -109,7 +115,9 @@ def read_spacing(text: str) -> Spacing | None:
 def _areas(done: Predicted) -> dict[str, Any]:
     pixels = np.bincount(done.labels.ravel(), minlength=len(done.card.classes)).tolist()
     pixel = math.prod(done.spacing) if done.spacing else None
-    return {
+    route = done.route
+    modality = {"name": route.modality, "confidence": route.confidence, "decided_by": route.decided_by} if route else {}
+    return ({"modality": modality} if modality else {}) | {
         "height": done.labels.shape[0],
         "width": done.labels.shape[1],
         "classes": [

@@ -94,7 +94,7 @@ async function run() {  // one upload at a time: the server computes one at a ti
     try {
       item.result = await upload(item);
       await prepare(item);
-      show(item, "done");
+      show(item, "done", modalityOf(item.result));
     } catch (error) {
       show(item, "failed", error.message);
     }
@@ -149,6 +149,13 @@ function summarise() {
   $("status").textContent = parts.filter(([number]) => number).map(([number, what]) => `${number} ${what}`).join(" · ");
   $("controls").hidden = !items.length;
   $("save").disabled = !count("done");
+}
+
+function modalityOf({ modality }) {  // nothing where the student treats all modalities alike
+  if (!modality) return "";
+  const share = `${Math.floor(100 * modality.confidence)} %`;
+  const sure = modality.decided_by === "classifier";
+  return sure ? `taken for ${modality.name} (${share})` : `not sure of the modality: taken for ${modality.name} (${share})`;
 }
 
 function tabulate(item) {

@@ -1,0 +1,225 @@
+"""KDAS: seconds of an iteration and of its parts, memory, and the student alone, in torch and exported.
+
+    python benchmarks/kdas_step.py --threads 2 --repeats 5         (B2 teaches B0 at 352 px, 4 images: some 5 minutes)
+    python benchmarks/kdas_step.py --device cuda --rows 16         (images/s of the iteration; inference at 1 and 64)
+    python benchmarks/kdas_step.py --teacher b0 --size 64 --rows 2 --repeats 1                       (does it run?)
+
+An iteration is one batch at three scales, an update each, as the engine makes it but for data and augmentation. Weights
+are random. Variants take turns, so that a slow minute of the machine hits all; figures are medians with their spread.
+Peak memory is that of a process of its own per variant. `--no-export` leaves out the exported student.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from knowsam_step import limits
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from segdistill.deploy.artefact import save_student
+from segdistill.deploy.card import Card
+from segdistill.engine.plan import rescaled, set_trainable
+from segdistill.engine.randomness import seed_everything
+from segdistill.methods.kdas import KDAS, KDASConfig
+from segdistill.types import Batch, Task
+
+VARIANTS = [(stage, precision) for stage in ("student", "control", "teacher") for precision in ("fp32", "bf16")]
+CHANNELS_LAST = torch.channels_last
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", default="b2")
+    parser.add_argument("--student", default="b0")
+    parser.add_argument("--size", type=int, default=352)
+    parser.add_argument("--rows", type=int, default=4, help="labelled images; there are no others")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-export", action="store_true")
+    parser.add_argument("--alone", nargs=2, metavar=("STAGE", "PRECISION"), help="one variant: its peak memory in GB")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.alone:
+        iteration(*made(given), *given.alone)
+        print(json.dumps(peak(given.device)))
+        return
+    where = f"{given.threads} threads" if given.device == "cpu" else torch.cuda.get_device_name()
+    print(f"{given.teacher} teaches {given.student}, {given.size} px, {given.rows} images, {where}\n")
+    if given.device == "cpu":
+        limits()
+    iterations(given)
+    parts(*made(given))
+    student(given)
+    if given.device == "cpu" and not given.no_export:
+        exported(given)
+
+
+def made(given):
+    seed_everything(0)
+    config = KDASConfig(backbone=given.student, teacher_backbone=given.teacher, unlabelled=False)
+    method = KDAS(config, Task(2, (given.size, given.size), ("",), 60, 0))
+    return method.to(given.device, memory_format=CHANNELS_LAST), random_batch(given.rows, given.size, given.device)
+
+
+def random_batch(rows, size, device):
+    """Noise, and a square to find."""
+    zeros = torch.zeros(rows, dtype=torch.long)
+    mask = torch.zeros(rows, size, size, dtype=torch.long)
+    mask[:, size // 4 : size // 2, size // 4 : size // 2] = 1
+    image = torch.rand(rows, 3, size, size).to(memory_format=CHANNELS_LAST)
+    known, classes = torch.ones(rows, dtype=torch.bool), torch.ones(rows, 2, dtype=torch.bool)
+    return Batch(*(None if x is None else x.to(device) for x in (image, None, mask, known, classes, zeros, zeros)))
+
+
+def iteration(method, batch, name, precision):
+    """An update per scale of the stage called so."""
+    stage = next(stage for stage in method.stages() if stage.name == name)
+    set_trainable(method, stage.optimizers)
+    for scale in stage.scales:
+        with lowered(batch, precision):
+            output = stage.step(rescaled(batch, scale), 0.5)
+        output.loss.backward()
+        for optimizer in stage.optimizers:
+            torch.nn.utils.clip_grad_value_([p for g in optimizer.param_groups for p in g["params"]], stage.clip.value)
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def lowered(batch, precision):
+    return torch.autocast(batch.image.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def timed(run, device):
+    """Seconds of a call, until the device is done."""
+    start = time.perf_counter()
+    result = run()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
+def peak(device):
+    """GB that this process, or its GPU, held at most."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 1024**3
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return kilobytes / 1024**2
+
+
+def iterations(given):
+    method, batch = made(given)
+    times = {variant: [] for variant in VARIANTS}
+    for repeat in range(given.repeats + 1):
+        for variant in VARIANTS:
+            seconds, _ = timed(lambda variant=variant: iteration(method, batch, *variant), given.device)
+            if repeat:  # the first one warms up
+                times[variant].append(seconds)
+    print("\n| stage | precision | s per iteration | images/s | GFLOP/s | peak memory, GB |\n" + "|---" * 6 + "|")
+    work = {name: counted(method, batch, name) for name, _ in VARIANTS}
+    for (name, precision), seconds in times.items():
+        middle, words = statistics.median(seconds), [*sys.argv, "--alone", name, precision]
+        held = json.loads(subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True).stdout)
+        print(
+            f"| {name} | {precision} | {middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | "
+            f"{given.rows / middle:.2f} | {work[name] / middle / 1e9:.0f} | {held:.2f} |",
+            flush=True,
+        )
+
+
+def counted(method, batch, name):
+    """Floating-point operations of an iteration; a backward pass is two forward ones.
+
+    Torch's own count of a backward pass takes depthwise convolutions for dense ones.
+    """
+    work = 0
+    for scale in method.stages()[-1].scales:
+        image = rescaled(batch, scale).image
+        trained = method.teacher if name == "teacher" else method.student
+        work += 3 * forward_work(trained, image) + (forward_work(method.teacher, image) if name == "student" else 0)
+    return work
+
+
+def forward_work(network, image):
+    """Floating-point operations of a forward pass."""
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(image)  # other kernels of the attention are not counted
+    return counter.get_total_flops()
+
+
+def parts(method, batch):
+    """Where the student's update at scale 1 spends its time, fp32 and bf16."""
+    stage, device = method.stages()[-1], batch.image.device.type
+    set_trainable(method, stage.optimizers)
+    print("\n| part, ms | student forward | teacher forward | losses | backward |\n|---|---|---|---|---|")
+    for precision in ("fp32", "bf16"):
+        rows = []
+        for _ in range(4):
+            with lowered(batch, precision):
+                first, s = timed(lambda: method.student.explain(batch.image), device)
+                second, t = timed(lambda: method.taught(batch.image, batch.modality), device)
+                third, loss = timed(lambda s=s, t=t: total(method, batch, s, t), device)
+            fourth, _ = timed(loss.backward, device)
+            rows.append((first, second, third, fourth))
+        middle = [statistics.median(column) for column in zip(*rows[1:], strict=True)]
+        print(f"| {precision} | " + " | ".join(f"{1000 * seconds:.0f}" for seconds in middle) + " |")
+
+
+def total(method, batch, s, t):
+    return method.segmentation(s, batch) + sum(distilled(s, t) for distilled in method.distilled.values())
+
+
+def student(given):
+    """The student's forward alone, per image."""
+    method, _ = made(given)
+    network = method.student.eval()
+    print("\n| student forward | batch | ms per image | images/s | GFLOP per image |\n|---|---|---|---|---|")
+    for rows in (1, 8) if given.device == "cpu" else (1, 64):
+        batch = random_batch(rows, given.size, given.device)
+        work = forward_work(network, batch.image) / rows / 1e9
+        for precision in ("fp32", "bf16"):
+            with torch.inference_mode(), lowered(batch, precision):
+                runs = 4 * given.repeats + 2
+                calls = [timed(lambda batch=batch: network(batch.image), given.device)[0] for _ in range(runs)]
+            print(f"| {precision} | {rows} | {spread(calls[2:], rows)} | {work:.1f} |")
+
+
+def spread(seconds, rows):
+    each = [1000 * s / rows for s in seconds]
+    middle = statistics.median(each)
+    return f"{middle:.1f} ({min(each):.1f} to {max(each):.1f}) | {1000 / middle:.1f}"
+
+
+def exported(given):
+    """One ONNX file as it ships: uint8 in, label map out, resizing inside."""
+    import onnxruntime
+
+    from segdistill.deploy.export import export_onnx
+
+    method, _ = made(given)
+    spec, colours = method.student.spec, ((0, 0, 0), (255, 0, 0))
+    card = Card(spec.name, spec.arguments, "kdas", ("background", "polyp"), colours, (given.size, given.size), "")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "student.onnx"
+        save_student(Path(folder) / "student", method.student, card)
+        export_onnx(Path(folder) / "student", path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = given.threads
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        image = np.random.default_rng(0).integers(0, 256, (given.size, given.size, 3)).astype(np.uint8)
+        calls = [timed(lambda: session.run(None, {"image": image}), "cpu")[0] for _ in range(4 * given.repeats + 2)]
+        print("\n| exported student, fp32 | ms per image | images/s | MB |\n|---|---|---|---|")
+        print(f"| onnxruntime | {spread(calls[2:], 1)} | {path.stat().st_size / 1e6:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
