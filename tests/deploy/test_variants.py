@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -49,7 +52,6 @@ def listing(folder):
 def test_every_variant_predicts_as_any_file(
     quick, unet_folder, paths, image, tmp_path, monkeypatch, precision, file_format
 ):
-    pytest.importorskip("openvino") if file_format == "openvino" else None
     out = tmp_path / "neu ü" / f"s{SUFFIX[file_format]}"
     samples = [Sample(lambda path=path: np.asarray(Image.open(path))) for path in paths]
     given = {"images": paths} if precision == "bf16" else {"labelled": samples}  # both ways in
@@ -87,7 +89,6 @@ def labelled(unet_folder, paths):
 
 @pytest.mark.parametrize("file_format", ["onnx", "openvino"])
 def test_what_costs_dice_is_not_written(quick, unet_folder, labelled, tmp_path, monkeypatch, file_format):
-    pytest.importorskip("openvino") if file_format == "openvino" else None
 
     def wrong(source, out, images):
         model = onnx.load(source)
@@ -179,7 +180,6 @@ def test_what_cannot_be_is_said_at_once(folder, tmp_path, monkeypatch):
 
 
 def test_openvino_files_that_do_not_fit_are_one_line(onnx_file, tmp_path):
-    pytest.importorskip("openvino")
     for name in ("a", "b"):
         write_openvino(onnx_file, tmp_path / f"{name}.xml", metadata(onnx_file), half=name == "b")
     assert listing(tmp_path) == {"a.xml", "a.bin", "b.xml", "b.bin"}
@@ -192,6 +192,26 @@ def test_openvino_files_that_do_not_fit_are_one_line(onnx_file, tmp_path):
     with pytest.raises(UserError, match=r"c\.xml is no student that OpenVINO can load") as error:
         open_predictor(tmp_path / "c.xml")
     assert "\n" not in str(error.value)
+
+
+def test_openvino_calls_nobody(onnx_file, tmp_path):
+    """Importing it sends a message to Google Analytics, and leaves an identifier in the home folder."""
+    write_openvino(onnx_file, tmp_path / "s.xml", metadata(onnx_file), half=False)
+    code = """if True:
+        import socket, sys, time
+        from pathlib import Path
+        from segdistill.deploy.predictor import open_predictor
+        called = []
+        socket.getaddrinfo = lambda *address, **more: called.append(address)
+        open_predictor(Path(sys.argv[1]))
+        time.sleep(0.3)  # it calls from a thread
+        assert not called, called
+        assert not sys.modules.keys() & {"torch", "onnx", "openvino_telemetry.main"}
+    """
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    command = [sys.executable, "-c", code, str(tmp_path / "s.xml")]
+    subprocess.run(command, check=True, env=os.environ | home)
+    assert listing(tmp_path) == {"s.xml", "s.bin"}
 
 
 def test_the_cost_is_that_of_a_process(onnx_file):

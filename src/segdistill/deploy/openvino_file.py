@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from .labels import postprocess
 from .predictor import Prediction, require_paddable
 
 HOME = "segdistill"  # where in the file's own notes ours lie
-INSTALL = "install it with: pip install segdistill[openvino]"
+
+
+def import_openvino() -> Any:
+    """OpenVINO without its telemetry, which would tell Google Analytics of every import. Raises ImportError."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it then does without
+    import openvino
+
+    return openvino
 
 
 def write_openvino(graph: Path, out: Path, entries: dict[str, str], *, half: bool) -> None:
@@ -24,8 +32,8 @@ def write_openvino(graph: Path, out: Path, entries: dict[str, str], *, half: boo
     The xml says the hash of its bin, so that files of two exports do not pass for one.
     """
     import onnx
-    import openvino
 
+    openvino = import_openvino()
     proto = onnx.load(str(graph))
     inputs = {value.name for value in proto.graph.input}
     constants = [tensor for tensor in proto.graph.initializer if tensor.name not in inputs]  # a default would bind it
@@ -44,8 +52,7 @@ def write_openvino(graph: Path, out: Path, entries: dict[str, str], *, half: boo
 
 def _restore_antialiasing(model: Any) -> None:
     """Let the input be resized as the graph says: OpenVINO reads ONNX's `antialias` but does not act on it."""
-    from openvino import opset11
-
+    opset11 = import_openvino().opset11
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Interpolate" and node.get_attributes()["antialias"]:
             size = [side.get_length() for side in list(node.get_output_partial_shape(0))[2:]]
@@ -71,9 +78,9 @@ class OpenVinoPredictor:
 
     def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
         try:
-            import openvino
+            openvino = import_openvino()
         except ImportError:
-            raise UserError(f"{path} needs openvino; {INSTALL}") from None
+            raise UserError(f"{path} needs openvino; install it with: pip install segdistill[openvino]") from None
         if device != "cpu":
             raise UserError(f"device {device!r} cannot be used: OpenVINO files run on the CPU here; use cpu")
         core = openvino.Core()
