@@ -42,6 +42,9 @@ examples:
 """
 
 
+TRAINING = ("torch", "lightning_fabric", "safetensors", "transformers", "matplotlib", "jinja2")  # the extra `train`
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code: 0, 1 (something was skipped), 2 (unusable input), 128 + signal."""
     words = _gathered(_underscored(list(sys.argv[1:] if arguments is None else arguments)))
@@ -59,6 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return VERBS[words[0]](words[1:])
     except UserError as error:
         print(f"segdistill: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in TRAINING:
+            raise
+        wanted = f"{words[0]} needs {error.name}; install it with: pip install segdistill[train]"
+        print(f"segdistill: {wanted} (predict and serve do without if given a file of export)", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"segdistill: {stop}", file=sys.stderr)
