@@ -8,7 +8,7 @@ import pytest
 from helpers import assert_batches
 from PIL import Image
 
-from segdistill.deploy import export
+from segdistill.deploy import export, predictor
 from segdistill.deploy.artefact import read_card, save_student
 from segdistill.deploy.card import parse_card
 from segdistill.deploy.predictor import Prediction, open_predictor
@@ -43,6 +43,17 @@ def test_a_file_of_one_image_at_a_time_is_of_an_earlier_version(onnx_file, tmp_p
     onnx.save(model, tmp_path / "old.onnx")
     with pytest.raises(UserError, match="an earlier version wrote it; export it again"):
         open_predictor(tmp_path / "old.onnx")
+
+
+def test_a_large_image_leaves_no_memory_behind(onnx_file, image, monkeypatch):
+    """It is run by a session without an arena, which gives the same."""
+    graph, picture = open_predictor(onnx_file), image(50, 70)
+    expected = graph.raw(picture)
+    assert graph.frugal is None
+    monkeypatch.setattr(predictor, "LARGE", 50 * 70 - 1)
+    found = graph.raw(picture)
+    assert graph.frugal is not None
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
 
 
 def test_the_file_holds_everything(unet_folder, onnx_file):

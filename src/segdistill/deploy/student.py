@@ -55,12 +55,13 @@ class Student(nn.Module):
     def _prepared(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The network's input, and the (height, width) that it shows, padding included."""
         height, width = images.shape[1:3]
-        x = images.permute(0, 3, 1, 2).float() / 255
+        x = images.permute(0, 3, 1, 2).float()
         whole = (height, width)
         if self.card.fit == "pad":
             whole = padded_shape(height, width, self.card.size)
             x = F.pad(x, (0, whole[1] - width, 0, whole[0] - height))
-        return F.interpolate(x, self.card.size, mode="bilinear", align_corners=False, antialias=True), whole
+        x = F.interpolate(x, self.card.size, mode="bilinear", align_corners=False, antialias=True)
+        return x / 255, whole  # after resizing, which is linear: a large image is gone through once less
 
     def _finished(self, logits: Tensor, whole: tuple[int, int], size: Sequence[int]) -> tuple[Tensor, Tensor]:
         p = logits.float().softmax(1)
