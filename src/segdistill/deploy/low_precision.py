@@ -102,5 +102,6 @@ def _save(model: Any, entries: dict[str, str], out: Path) -> None:
     import onnx
 
     del model.metadata_props[:]  # the quantiser adds its own
+    del model.graph.value_info[:]  # shapes that every reader works out for itself
     onnx.helper.set_model_props(model, entries)
     onnx.save(model, str(out))
