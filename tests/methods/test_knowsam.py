@@ -385,3 +385,41 @@ def test_the_loss_is_the_sum_that_the_paper_writes():
         expected + t["mix_sup"] + t["mix_fusion"] + 0.9 * t["mix_entropy"] + t["mix_consistency"] + t["mix_pseudo"]
     )
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+# --- the report's words ---------------------------------------------------------------------------------------------
+
+
+def logged(sam, student, weights=()):
+    """A log of one validation per pair, after updates with the given weights of the distillation."""
+    updates = [{"iteration": i, "terms": {"mu": mu}} for i, mu in enumerate(weights)]
+    seen = [{"watched": {"sam": a}, "validation": {"dice": b}} for a, b in zip(sam, student, strict=True)]
+    return [*updates, *seen]
+
+
+def test_the_report_says_whether_sam_had_anything_to_teach():
+    method = build()
+    method.sam.standing.running.copy_(torch.tensor([0.6, 0.5]))
+    made = method.remarks(logged((0.3, 0.7), (0.4, 0.6), (0.0, 0.0, 0.5, 1.0)), batch())
+    said = " ".join(made.sentences)
+    assert "SAM began without weights" in said
+    assert (
+        "ahead of the student at 1 of 2 validations; at the last one its Dice was 0.700 and the student's 0.600" in said
+    )
+    assert "nothing to teach" not in said
+    assert "The gate was open" in said
+    assert "It taught in 50% of the updates" in said
+    method.sam.standing.running.copy_(torch.tensor([0.3, 0.5]))
+    shut = " ".join(method.remarks(logged((0.3,), (0.4,), (0.0,)), batch()).sentences)
+    assert "nothing to teach" in shut
+    assert "The gate was shut" in shut
+    assert "It taught in 0% of the updates" in shut
+
+
+def test_a_run_without_sam_says_nothing_about_it():
+    method = build(teacher="none")
+    made = method.remarks(logged((0.3,), (0.4,)), batch())
+    assert made.sentences == ()
+    assert len(made.pictures) == len(batch().image)
+    assert all(picture.shape == (32, 32, 3) for _, picture in made.pictures)
+    assert build(teacher="none", mix_cells=0).remarks([], batch()).pictures == ()

@@ -23,6 +23,8 @@ class Settings:
         epochs: The same as passes over the training rows of the last stage's kind.
         validate_every: Updates between validations, each with a checkpoint. None: twenty in a stage.
         patience: Stop a stage after this many validations without a better one.
+        precise_bn: Measure batch norm's statistics on training images before each validation, instead of the moving
+            averages (PreciseBN).
         tensorboard: Write TensorBoard event files too.
     """
 
@@ -37,4 +39,5 @@ class Settings:
     epochs: float | None = None
     validate_every: int | None = None
     patience: int | None = None
+    precise_bn: bool = True  # published: false, in all methods
     tensorboard: bool = False

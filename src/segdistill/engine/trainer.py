@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..data.batches import TrainingBatches
+from ..models.statistics import precise_statistics, training_norms
 from ..types import Batch, Method, Stage, StepOutput, UserError
 from . import checkpoint
 from .checkpoint import Progress
@@ -29,6 +31,7 @@ from .settings import Settings
 from .validation import Validation, validate
 
 FLUSH = 10  # updates between two reads of the terms from the device
+MEASURED = 64  # training images that batch norm's statistics are measured on
 
 
 class StepModule(nn.Module):
@@ -244,6 +247,7 @@ class Trainer:
         data = self.batches.dataset
         found = Validation({}, {}, {})
         if stage.scored:
+            self._measure_norms(stage.scored)
             self.method.eval()  # also what is only watched
             stop = partial(self._stop_if_asked, stage)
             found = validate(stage.scored, data, self.device, stop, self.processes, stage.watched)
@@ -261,6 +265,23 @@ class Trainer:
         entry = {"stage": stage.name, "iteration": state.iteration, "validation": scores}
         beside = {"watched": found.watched, "hidden": found.hidden}
         self.log.validation(entry | {name: values for name, values in beside.items() if values}, stage.iterations)
+
+    def _measure_norms(self, network: nn.Module) -> None:
+        """What the scored network's batch norms remember: training images as they are, the same on all processes."""
+        norms = training_norms(network)
+        if not (self.settings.precise_bn and norms):
+            return
+        rows = np.sort(np.concatenate([self.batches.labelled, self.batches.others]))
+        chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), MEASURED)).astype(int)]
+        data = self.batches.dataset
+        self.method.eval()
+        precise_statistics(
+            norms,
+            lambda batch: network(batch.image, batch.modality),
+            (data.batch(part, self.device) for part in np.array_split(chosen, math.ceil(len(chosen) / 16))),
+        )
+        if self.settled:
+            self.settled = _copies(self.statistics)
 
     def _save(self, stage: Stage) -> None:
         self._flush(stage)

@@ -1,10 +1,12 @@
-"""Batch norm that normalises by the batch without remembering it."""
+"""Batch norm: normalising by the batch without remembering it, and remembering what the network is now."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,3 +22,32 @@ def untracked_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+def training_norms(module: nn.Module) -> list[_BatchNorm]:
+    """Its batch norms that training moves: those that remember, and are not held still."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
+
+
+def precise_statistics(norms: list[_BatchNorm], forward: Callable[[Any], Any], batches: Iterable[Any]) -> None:
+    """Let batch norms remember the plain mean of the batches' statistics under the weights as they are.
+
+    Moving averages lag behind the weights, and remember activations that dropout has made larger. PreciseBN (Wu &
+    Johnson 2021, arXiv 2105.07576).
+
+    Args:
+        norms: Left in eval mode.
+        forward: Of the network, in eval mode, so without dropout.
+        batches: What it is called with, one after the other.
+    """
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches
+        norm.train()
+    with torch.no_grad():
+        for batch in batches:
+            forward(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
