@@ -1,8 +1,10 @@
-"""Small data sets that a few updates learn."""
+"""Small data sets that a few updates learn; what is asked of every exported graph."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
@@ -46,3 +48,18 @@ def make_volumes(folder: Path, count: int = 8, seed: int = 0) -> Path:
         for kind, data in (("images", image), ("labels", labels)):
             nib.save(nib.Nifti1Image(data, affine), folder / kind / f"Kopf ä {i}.nii.gz")
     return folder
+
+
+def assert_batches(file: Path, images: Sequence[NDArray[np.uint8]]) -> None:
+    """A graph gives images of one size together what it gives each alone."""
+    import onnxruntime
+
+    from segdistill.deploy.predictor import open_predictor
+
+    session = onnxruntime.InferenceSession(str(file))
+    labels, probabilities = session.run(["labels", "probabilities"], {"image": np.stack(images)})
+    predictor = open_predictor(file)
+    for number, image in enumerate(images):
+        alone = predictor.raw(image)
+        np.testing.assert_allclose(probabilities[number], alone.probabilities, atol=1e-4)
+        assert (labels[number] == alone.labels).mean() > 0.999

@@ -16,7 +16,7 @@ ALLOWED = {
     "models": {"types"},
     "data": {"types", "formats", "losses", "metrics", "transforms", "models"},
     "methods": LEFT,
-    "deploy": {"types", "formats", "models"},
+    "deploy": {"types", "formats", "metrics", "models"},
     "report": {"types", "formats", "losses", "metrics", "transforms", "models"},
     "engine": LEFT | {"data", "deploy", "report"},
     "api": LEFT | {"data", "deploy", "report", "engine", "methods"},

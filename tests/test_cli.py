@@ -12,6 +12,7 @@ from helpers import make_set
 from PIL import Image
 
 from segdistill.cli import main
+from segdistill.deploy.measure import Cost
 
 FAST = [
     "--size",
@@ -78,6 +79,26 @@ def test_config_repeats_the_run(run, tmp_path):
 def test_resuming_a_finished_run_shows_it(run, capsys):
     assert main(["train", "--resume", str(run)]) == 0
     assert "finished already" in capsys.readouterr().out
+
+
+def test_smaller_files_are_measured_on_the_runs_own_validation_images(run, tiny_set, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("segdistill.deploy.variants.measure", lambda path: Cost(1.0, None))
+    val = sum(row["split"] == "val" for row in csv.DictReader((run / "data" / "splits.csv").open(encoding="utf-8")))
+    for words, measured in (
+        (["half.onnx", "--precision", "bf16"], f"{val} labelled images"),
+        (["half.onnx", "--precision", "bf16", "--data", str(tiny_set)], "18 labelled images"),
+        (["half.onnx", "--precision", "bf16", "--images", str(tiny_set / "images")], "24 images, Dice against torch's"),
+        (["whole.onnx"], "5 synthetic images"),
+        (["small.onnx", "--precision", "int8"], f"{val} labelled images"),
+    ):
+        assert main(["export", str(run), "-o", *words]) == 0
+        assert f"measured on {measured}" in capsys.readouterr().out
+    sizes = [(tmp_path / f"{name}.onnx").stat().st_size for name in ("whole", "half", "small")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert sizes[2] < 0.4 * sizes[0]
+    for name in ("half", "small"):
+        assert main(["predict", f"{name}.onnx", str(tiny_set / "images"), "-o", name]) == 0
+        assert len(list((tmp_path / name).glob("*.png"))) == 24
 
 
 def test_predict_evaluate_export(run, tiny_set, tmp_path, capsys):
@@ -277,6 +298,8 @@ def bad_inputs(tmp_path, data, run):
         "images missing": (["predict", str(run), "nowhere*", "-o", "o"], "nowhere"),
         "no out": (["predict", str(run), str(data)], "out"),
         "export to png": (["export", str(run), "-o", "s.png"], ".onnx"),
+        "int8 of nothing": (["export", str(run / "student"), "-o", "s.onnx", "--precision", "int8"], "--data"),
+        "xml without its format": (["export", str(run), "-o", "s.xml"], "--format"),
         "no such split": (["evaluate", str(run), str(data), "--split", "val"], "split"),
         "masks do not match": (["evaluate", "empty", str(data)], "no mask"),
         "unknown preset": (["check", str(data), "--show-augment", "wild"], "weak"),
@@ -294,7 +317,8 @@ NAMES = [
     "too many labels", "garbage labels", "unknown patients", "wrong class names", "same class twice", "no gpu",
     "bad device", "bad precision", "unknown key in config", "broken config", "config missing", "run exists",
     "resume nothing", "resume with options", "student missing", "student a text file", "images missing", "no out",
-    "export to png", "no such split", "masks do not match", "unknown preset",
+    "export to png", "int8 of nothing", "xml without its format", "no such split", "masks do not match",
+    "unknown preset",
     "no SAM", "no SAM beside", "no teacher", "no backbone",
 ]  # fmt: skip
 

@@ -1,10 +1,82 @@
-"""Start-up is fast because nothing heavy is imported before it is used."""
+"""Start-up is fast because nothing heavy is imported before it is used; predicting from a file never needs torch."""
 
+import json
+import re
 import subprocess
 import sys
 import time
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
+from packaging.requirements import Requirement
+from PIL import Image
+
+from segdistill.cli import TRAINING
+from segdistill.deploy.card import Card, card_json, card_values
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture
+def bright_file(tmp_path):
+    """A student that finds what is bright, and an image of which the right half is."""
+    card = Card("unet", {"classes": 2}, "supervised", ("dark", "bright"), ((0, 0, 0), (255, 0, 0)), (32, 32), "")
+    make = helper.make_node
+    nodes = [
+        make("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        make("ReduceMean", ["float", "colours"], ["level"], keepdims=0),
+        make("Div", ["level", "white"], ["bright"]),
+        make("Sub", ["one", "bright"], ["dark"]),
+        make("Unsqueeze", ["dark", "classes"], ["p0"]),
+        make("Unsqueeze", ["bright", "classes"], ["p1"]),
+        make("Concat", ["p0", "p1"], ["probabilities"], axis=1),
+        make("GreaterOrEqual", ["bright", "half"], ["decided"]),
+        make("Cast", ["decided"], ["labels"], to=TensorProto.UINT8),
+    ]
+    numbers = [
+        helper.make_tensor(k, TensorProto.FLOAT, [], [v]) for k, v in (("white", 255), ("one", 1), ("half", 0.5))
+    ]
+    axes = [helper.make_tensor(k, TensorProto.INT64, [1], [v]) for k, v in (("colours", 3), ("classes", 1))]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "bright",
+        [value("image", TensorProto.UINT8, ["images", "height", "width", 3])],
+        [
+            value("labels", TensorProto.UINT8, ["images", "height", "width"]),
+            value("probabilities", TensorProto.FLOAT, ["images", 2, "height", "width"]),
+        ],
+        [*numbers, *axes],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, {"card": card_json(card_values(card))})
+    onnx.save(model, tmp_path / "bright.onnx")
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:, 30:] = 200
+    Image.fromarray(image).save(tmp_path / "image.png")
+    return tmp_path / "bright.onnx"
+
+
+def words(file):
+    return [
+        "predict",
+        str(file),
+        str(file.with_name("image.png")),
+        "-o",
+        str(file.with_name("out")),
+        "--overwrite=true",
+    ]
+
+
+def require_mask(file):
+    mask = np.asarray(Image.open(file.parent / "out" / "image.png"))
+    assert mask[:, 30:].all()
+    assert not mask[:, :30].any()
 
 
 def modules_after(code: str) -> set[str]:
@@ -44,3 +116,82 @@ def test_the_python_api_has_the_verbs():
         assert callable(getattr(segdistill, name))
     with pytest.raises(AttributeError):
         _ = segdistill.no_such_verb
+
+
+def test_predicting_from_a_file_imports_nothing_heavy(bright_file):
+    """By the command line, which looks up the types that an option's hint names."""
+    found = modules_after(f"from segdistill.cli import main; assert main({words(bright_file)}) == 0")
+    assert "onnxruntime" in found
+    assert not found & {*TRAINING, "scipy", "onnx", "nibabel", "pydicom", "h5py"}
+    require_mask(bright_file)
+
+
+def test_a_prediction_takes_less_than_a_second_from_a_cold_start(bright_file):
+    command = [sys.executable, "-c", f"from segdistill.cli import main; main({words(bright_file)})"]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1
+
+
+def installed_with(extra):
+    """Names of all distributions that `pip install segdistill[extra]` brings, by pyproject.toml."""
+    names, todo = set(), [Requirement(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"][extra]]
+    while todo:
+        requirement = todo.pop()
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        asked = [(name, extra) for extra in (requirement.extras or {""})]
+        if set(asked) <= names:
+            continue
+        names |= set(asked)
+        for needed in map(Requirement, metadata.requires(name) or ()):
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for _, extra in asked):
+                todo.append(needed)
+    return {name for name, _ in names}
+
+
+# Stands for a fresh environment: whatever another package of this one offers cannot be imported.
+ONLY = """if True:
+    import json, sys
+    from importlib.machinery import PathFinder
+    class Others:
+        def find_spec(self, name, path=None, target=None):
+            return None if name.split(".")[0] in hidden else PathFinder.find_spec(name, path, target)
+    hidden = set(json.loads(sys.argv[1]))
+    sys.meta_path[sys.meta_path.index(PathFinder)] = Others()
+    from segdistill.cli import main
+    sys.exit(main(json.loads(sys.argv[2])))
+"""
+
+
+def run_with_only(extra, arguments):
+    there = installed_with(extra)
+    offered = metadata.packages_distributions().items()
+    hidden = [
+        m for m, found in offered if not {re.sub(r"[-_.]+", "-", d).lower() for d in found} & (there | {"segdistill"})
+    ]
+    assert {"torch", "transformers", "pytest"} <= set(hidden)
+    command = [sys.executable, "-c", ONLY, json.dumps(hidden), json.dumps(arguments)]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+
+
+def test_the_onnx_extra_is_enough_to_predict(bright_file):
+    done = run_with_only("onnx", words(bright_file))
+    assert done.returncode == 0, done.stderr
+    require_mask(bright_file)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "data"], ["predict", ".", "a.png", "-o", "out"], ["demo"]], ids=lambda a: a[0]
+)
+def test_what_needs_torch_says_so(arguments):
+    done = run_with_only("onnx", arguments)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"segdistill: {arguments[0]} needs \w+; .*pip install segdistill\[train\] .*\n", done.stderr)
+
+
+def test_the_names_of_the_extra_are_those_of_its_modules():
+    wanted = {Requirement(r).name.replace("-", "_") for r in PROJECT["optional-dependencies"]["train"]}
+    assert wanted == set(TRAINING)

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from .api.compare import compare
     from .api.convert import convert
     from .api.evaluate import evaluate
+    from .api.export import export, load_student
     from .api.extend import extend
     from .api.options import TrainOptions
     from .api.serve import serve
     from .api.train import resume, train
-    from .api.use import export, load_student, predict
+    from .api.use import predict
     from .types import UserError
 
 _HOME = {
@@ -31,9 +32,9 @@ _HOME = {
     "compare": "api.compare",
     "convert": "api.convert",
     "evaluate": "api.evaluate",
-    "export": "api.use",
+    "export": "api.export",
     "extend": "api.extend",
-    "load_student": "api.use",
+    "load_student": "api.export",
     "predict": "api.use",
     "resume": "api.train",
     "serve": "api.serve",

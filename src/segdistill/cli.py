@@ -24,8 +24,8 @@ A large promptable segmentation model and a handful of masks in; a small, prompt
   train     train a student on a folder of images and masks, score it, report
   evaluate  score a student, or another tool's masks, on a data set
   compare   say whether runs differ: paired by image and seed, with intervals
-  predict   write masks for images, with a student or an ONNX file
-  export    write a student as one ONNX file
+  predict   write masks for images, with a student or an exported file
+  export    write a student as one ONNX file or for OpenVINO; fp32, bf16 or int8
   serve     show a page to drop images on, and answer images over HTTP
   convert   make a student of the weights that KnowSAM, KDAS or ESP-MedSAM published
   extend    one more modality for a trained esp_medsam student; the others stay bit for bit
@@ -37,8 +37,12 @@ examples:
   segdistill train --resume runs/first
   segdistill predict runs/first IMAGES --out masks
   segdistill export runs/first --out student.onnx
+  segdistill export runs/first --out small.onnx --precision int8 --data DATA
   segdistill serve student.onnx
 """
+
+
+TRAINING = ("torch", "lightning_fabric", "safetensors", "transformers", "matplotlib", "jinja2")  # the extra `train`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return VERBS[words[0]](words[1:])
     except UserError as error:
         print(f"segdistill: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in TRAINING:
+            raise
+        wanted = f"{words[0]} needs {error.name}; install it with: pip install segdistill[train]"
+        print(f"segdistill: {wanted} (predict and serve do without if given a file of export)", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"segdistill: {stop}", file=sys.stderr)
@@ -129,7 +139,7 @@ def _evaluate(words: list[str]) -> int:
     from .api.evaluate import evaluate
 
     parser = _parser("evaluate", "Score a student, or a folder of any tool's masks, at the original resolution.")
-    parser.add_argument("student", help="a student's or run's folder, an .onnx file, or a folder of predicted masks")
+    parser.add_argument("student", help="a student's or run's folder, a file of export, or a folder of predicted masks")
     parser.add_argument(
         "data", nargs="+", help="data folders or manifests; beside masks also a plain folder of reference masks"
     )
@@ -154,7 +164,7 @@ def _predict(words: list[str]) -> int:
     from .api.use import predict
 
     parser = _parser("predict", "Write a mask for each image; outputs that exist are kept.")
-    parser.add_argument("student", help="a student's or run's folder, or an .onnx file")
+    parser.add_argument("student", help="a student's or run's folder, or a file of export")
     parser.add_argument("images", nargs="+", help="files, folders (with subfolders), patterns")
     parser.add_argument(
         "--out",
@@ -166,13 +176,15 @@ def _predict(words: list[str]) -> int:
 
 
 def _export(words: list[str]) -> int:
-    """Write a student as ONNX."""
-    from .api.use import export
+    """Write a student as a file."""
+    from .api.export import export
 
-    parser = _parser("export", "Write a student as one ONNX file: uint8 image of any size in, label map out.")
+    parser = _parser("export", "Write a student as a file that runs without torch: uint8 images in, label maps out.")
     parser.add_argument("student", help="a student's or run's folder")
-    parser.add_argument("--out", "-o", required=True, help="the .onnx file to write")
-    parser.add_argument("--images", nargs="+", default=[], help="images to compare on; none: synthetic ones")
+    parser.add_argument("--out", "-o", required=True, help="the .onnx file to write; .xml for OpenVINO")
+    parser.add_argument(
+        "--images", nargs="+", default=[], help="images to calibrate int8 and to compare on; fp32 also does without"
+    )
     _call(parser, export, words)
     return 0
 
@@ -182,7 +194,7 @@ def _serve(words: list[str]) -> int:
     from .api.serve import serve
 
     parser = _parser("serve", "Show a page to drop images on, and answer images with masks, overlays and areas.")
-    parser.add_argument("student", help="a student's or run's folder, or an .onnx file")
+    parser.add_argument("student", help="a student's or run's folder, or a file of export")
     _call(parser, serve, words)
     return 0
 

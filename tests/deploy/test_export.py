@@ -5,9 +5,10 @@ import json
 import numpy as np
 import onnx
 import pytest
+from helpers import assert_batches
 from PIL import Image
 
-from segdistill.deploy import export
+from segdistill.deploy import export, predictor
 from segdistill.deploy.artefact import read_card, save_student
 from segdistill.deploy.card import parse_card
 from segdistill.deploy.predictor import Prediction, open_predictor
@@ -25,6 +26,34 @@ def test_any_size_agrees_with_torch(unet_folder, onnx_file, image):
         assert b.labels.shape == shape
         equal, pixels = equal + (a.labels == b.labels).sum(), pixels + a.labels.size
     assert equal / pixels > 0.9999
+
+
+def test_images_of_one_size_go_together(onnx_file, image):
+    assert_batches(onnx_file, [image(50, 71, seed) for seed in range(3)])
+
+
+def test_a_file_of_one_image_at_a_time_is_of_an_earlier_version(onnx_file, tmp_path):
+    model = onnx.load(onnx_file)
+    del model.graph.input[0].type.tensor_type.shape.dim[0]
+    for node in model.graph.node:
+        if "image" in node.input:
+            node.input[list(node.input).index("image")] = "batch"
+    model.graph.initializer.append(onnx.helper.make_tensor("first", onnx.TensorProto.INT64, [1], [0]))
+    model.graph.node.insert(0, onnx.helper.make_node("Unsqueeze", ["image", "first"], ["batch"]))
+    onnx.save(model, tmp_path / "old.onnx")
+    with pytest.raises(UserError, match="an earlier version wrote it; export it again"):
+        open_predictor(tmp_path / "old.onnx")
+
+
+def test_a_large_image_leaves_no_memory_behind(onnx_file, image, monkeypatch):
+    """It is run by a session without an arena, which gives the same."""
+    graph, picture = open_predictor(onnx_file), image(50, 70)
+    expected = graph.raw(picture)
+    assert graph.frugal is None
+    monkeypatch.setattr(predictor, "LARGE", 50 * 70 - 1)
+    found = graph.raw(picture)
+    assert graph.frugal is not None
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
 
 
 def test_the_file_holds_everything(unet_folder, onnx_file):
@@ -67,7 +96,7 @@ def test_a_graph_that_disagrees_is_refused_and_not_left(folder, tmp_path, monkey
 
     (tmp_path / "s.onnx").write_bytes(b"earlier")
     monkeypatch.setattr(export, "OnnxPredictor", Wrong)
-    with pytest.raises(UserError, match=r"not written: onnxruntime and torch differ .* 5 images"):
+    with pytest.raises(UserError, match=r"nothing written: onnxruntime and torch differ .* 5 images"):
         export.export_onnx(folder, tmp_path / "s.onnx")
     assert (tmp_path / "s.onnx").read_bytes() == b"earlier"
     assert {f.name for f in tmp_path.iterdir()} == {"s.onnx", folder.name}

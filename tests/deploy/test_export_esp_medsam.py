@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from helpers import assert_batches
 
 from segdistill.deploy.artefact import load_student, save_student
 from segdistill.deploy.export import export_onnx
@@ -63,5 +64,6 @@ def test_a_bound_student_is_smaller_and_the_same(card, image, tmp_path):
     with torch.no_grad():
         expected = student(x, torch.tensor([1])).softmax(1)[0]
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-4)
+    assert_batches(file, [image(*SIZE, seed) for seed in range(3)])
     assert load_student(folder).network.modalities == ("b",)
     assert file.stat().st_size < 4.2 * sum(p.numel() for p in bound.parameters())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from helpers import assert_batches
 
 from segdistill.deploy.artefact import save_student
 from segdistill.deploy.export import export_onnx
@@ -21,5 +22,6 @@ def test_the_graph_agrees(card, image, tmp_path):
     assert check.max_difference < 1e-3
     a, b = (open_predictor(tmp_path / name).raw(image(50, 70)) for name in ("s", "s.onnx"))
     np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-3)
+    assert_batches(tmp_path / "s.onnx", [image(50, 70, seed) for seed in range(3)])
     z_a, z_b, _ = network.eval().branches(torch.from_numpy(image(48, 64)).permute(2, 0, 1)[None] / 255)
     assert 0.01 < (z_a.argmax(1) != z_b.argmax(1)).float().mean() < 0.99

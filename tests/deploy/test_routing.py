@@ -28,12 +28,15 @@ def student_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictors(student_folder):
-    """By torch and by onnxruntime."""
+    """By torch, by onnxruntime and by OpenVINO."""
     from segdistill.deploy.export import export_onnx
+    from segdistill.deploy.low_precision import metadata
+    from segdistill.deploy.openvino_file import write_openvino
 
     file = student_folder.parent / "student.onnx"
     export_onnx(student_folder, file)
-    return [open_predictor(student_folder), open_predictor(file)]
+    write_openvino(file, file.with_suffix(".xml"), metadata(file), half=False)
+    return [open_predictor(path) for path in (student_folder, file, file.with_suffix(".xml"))]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import assert_batches
 from reference.fill import fill, make_input
 from safetensors.torch import save_file
 
@@ -283,3 +284,4 @@ def test_the_graph_agrees_with_torch(official, tmp_path):
     check = export_onnx(tmp_path / "s", tmp_path / "s.onnx")
     assert check.max_difference < 1e-3
     assert check.label_agreement > 0.9999
+    assert_batches(tmp_path / "s.onnx", synthetic_images((80, 72))[:1] * 2)

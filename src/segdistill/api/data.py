@@ -208,8 +208,8 @@ def audit_rows(rows: Sequence[Row], sets: Mapping[str, Named], where: str, optio
     return result
 
 
-def load_data(run: Path, options: TrainOptions, known: Known | None = None) -> Loaded:
-    """The data of a run folder, from the cache; UserError when the files changed since the run began."""
+def saved_sets(run: Path) -> tuple[dict[str, Source], list[list[Row]]]:
+    """The data sets of a run folder by name, and the rows of each with the split that was drawn; no pixel is read."""
     facts = read_json(run / "data" / "data.json")
     roots = facts.get("sets") or {facts["name"]: facts["root"]}
     sources: dict[str, Source] = {}
@@ -220,6 +220,13 @@ def load_data(run: Path, options: TrainOptions, known: Known | None = None) -> L
         mapping = LabelMapping.from_json(read_json(saved)) if len(roots) == 1 or saved.exists() else None
         sources[name] = Source(name, Path(root), mapping)
         parts.append([replace(row, dataset=name) for row in load_splits(folder / "splits.csv", root=Path(root))])
+    return sources, parts
+
+
+def load_data(run: Path, options: TrainOptions, known: Known | None = None) -> Loaded:
+    """The data of a run folder, from the cache; UserError when the files changed since the run began."""
+    facts = read_json(run / "data" / "data.json")
+    sources, parts = saved_sets(run)
     caches = []
     with bar("decoding images") as progress:
         for source, part in zip(sources.values(), parts, strict=True):
@@ -236,7 +243,8 @@ def load_data(run: Path, options: TrainOptions, known: Known | None = None) -> L
             caches.append(cache)
     whole = join_caches(caches)
     if facts.get("hash", whole.data_hash) != whole.data_hash:
-        raise UserError(f"{', '.join(roots.values())}: the images or masks changed since {run} began; start a new run")
+        where = ", ".join(str(source.root) for source in sources.values())
+        raise UserError(f"{where}: the images or masks changed since {run} began; start a new run")
     if "hash" not in facts:
         facts["hash"] = whole.data_hash
         write_json(run / "data" / "data.json", facts)

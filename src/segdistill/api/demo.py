@@ -13,10 +13,11 @@ from ..methods.knowsam import KnowSAMConfig
 from ..methods.supervised import SupervisedConfig
 from ..types import UserError
 from .compare import compare
+from .export import export
 from .options import TrainOptions
 from .terminal import console, interval
 from .train import train
-from .use import export, predict
+from .use import predict
 
 MASKS = "8"
 TRAININGS: dict[str, Any] = {  # method -> its settings, and its updates as a share of those asked for

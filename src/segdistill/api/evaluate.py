@@ -81,7 +81,7 @@ def evaluate(
         sets = load_sets(folders, modality)
         if metrics == "polyp":
             _require_polyp(predictor.card.classes, sets)
-        sources = _sources(sets, split, predictor.card.classes, named_sets(sets, classes, threshold))
+        sources = sources_of(sets, split, predictor.card.classes, named_sets(sets, classes, threshold))
         evaluation, report = _evaluate_student(
             student, predictor, sets, sources, split, tolerance, polyp=metrics == "polyp"
         )
@@ -105,7 +105,7 @@ def _evaluate_student(
     *,
     polyp: bool,
 ) -> tuple[Evaluation, ReportData]:
-    rows = [row for one in sets for row in _rows_of(one.rows, split, one.root)]
+    rows = [row for one in sets for row in labelled_rows(one.rows, split, one.root)]
     with bar("scoring") as progress:
         evaluation = evaluate_cases(
             predicted_cases(predictor, rows, sources, polyp=polyp),
@@ -145,13 +145,13 @@ def _require_polyp(classes: Sequence[str], sets: Sequence[Manifest]) -> None:
         raise UserError("--metrics polyp is defined for images, not for volumes; leave it out")
 
 
-def _sources(
+def sources_of(
     sets: Sequence[Manifest], split: Split, classes: tuple[str, ...], said: dict[str, Named]
 ) -> dict[str, Source]:
     """What the scored masks of each data set mean in the student's classes."""
     sources = {}
     for one in sets:
-        masks = [row.mask for row in _rows_of(one.rows, split, one.root) if row.mask]
+        masks = [row.mask for row in labelled_rows(one.rows, split, one.root) if row.mask]
         names, threshold = said[one.name].classes, said[one.name].threshold
         try:
             mapping = _mapping(masks, names or classes, threshold)
@@ -196,7 +196,7 @@ def _references(data: Path, split: Split) -> tuple[list[Row], dict[Path, str], P
         if not plain:
             raise
         return plain, {row.image: _name(split_address(row.image)[0], data) for row in plain}, data
-    rows = _rows_of(manifest.rows, split, data)
+    rows = labelled_rows(manifest.rows, split, data)
     return rows, {row.image: stem_of(Path(split_address(row.image)[0].name)) for row in rows}, manifest.root
 
 
@@ -206,7 +206,7 @@ def _like(found: Path, row: Row) -> Path:
     return found.with_name(f"{found.name}#{slice}") if slice is not None and is_volume(found) else found
 
 
-def _rows_of(rows: Sequence[Row], split: Split, data: Path) -> list[Row]:
+def labelled_rows(rows: Sequence[Row], split: Split, data: Path) -> list[Row]:
     """The labelled rows of a split."""
     labelled = [row for row in rows if row.mask]
     wanted = _resolved(labelled, split)

@@ -1,20 +1,17 @@
-"""predict, export, load_student: what one does with a student. Predicting from ONNX imports no torch."""
+"""predict: what one does with a student. From an exported file it imports no torch.
+
+Nor may a type hint here name what does: the command line looks up every name that the hints need.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..deploy.export import ExportCheck, export_onnx
-from ..deploy.inputs import find_images
 from ..deploy.predict import Extras, PredictSummary, predict_files
 from ..deploy.predictor import open_predictor
 from ..deploy.routing import ROUTING, Route
 from .terminal import bar, console
-
-if TYPE_CHECKING:
-    from ..deploy.student import Student
 
 SHOWN = 5  # images of uncertain modality that are named on the terminal
 
@@ -36,7 +33,7 @@ def predict(
     """Predict masks at the size of each image or volume; a broken file is reported and skipped.
 
     Args:
-        student: A student's folder, a run's folder, or an .onnx file.
+        student: A student's folder, a run's folder, or an .onnx or .xml file of export.
         images: Files, folders (searched with subfolders) and patterns.
         out: Folder for the masks and areas.csv. NAME.png holds class indices, coloured by a palette; a NIfTI volume or
             DICOM series becomes NAME.nii.gz in its own geometry, an HDF5 volume NAME.h5.
@@ -88,39 +85,6 @@ def _warn_of_unsure(unsure: Sequence[Route], out: Path) -> None:
             markup=False,
             style="yellow",
         )
-
-
-def export(
-    student: Path | str, out: Path | str, *, images: Sequence[Path | str] = (), modality: str | None = None
-) -> ExportCheck:
-    """Write a student as one ONNX file, with resizing and softmax inside, if onnxruntime agrees with torch.
-
-    Args:
-        student: A student's or a run's folder.
-        out: The .onnx file to write.
-        images: Images to compare on (files, folders, patterns); none: built-in synthetic ones.
-        modality: Bind the file to this one: without the others' weights, and nothing to find out. None: all of them;
-            the file finds an image's modality itself unless it is told.
-
-    Raises:
-        UserError: No such modality, the two disagree, or the export extra is not installed; no file is left then.
-    """
-    chosen = [source for source, _ in find_images(images)] if images else []
-    check = export_onnx(student_path(student), Path(out), chosen, modality)
-    console.print(
-        f"{out}: {check.bytes / 1e6:.1f} MB; onnxruntime agrees with torch on {check.images} "
-        f"{'synthetic ' if check.synthetic else ''}images: probabilities within {check.max_difference:.1e}, "
-        f"labels equal on {check.label_agreement:.4%}; {check.onnx_ms:.0f} ms per image, torch {check.torch_ms:.0f} ms",
-        markup=False,
-    )
-    return check
-
-
-def load_student(path: Path | str, device: str = "cpu") -> Student:
-    """The student of an artefact's or a run's folder, in eval mode: uint8 (H, W, 3) -> labels, probabilities."""
-    from ..deploy.artefact import load_student as load
-
-    return load(student_path(path), device)
 
 
 def student_path(path: Path | str) -> Path:

@@ -1,4 +1,4 @@
-"""One ONNX file that does it all: uint8 image of any size in; labels and probabilities of that size out.
+"""One ONNX file that does it all: uint8 images of any size in; labels and probabilities of that size out.
 
 The graph is refused unless onnxruntime computes with it what torch computes with the student.
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..formats import read_image
 from ..types import UserError
 from .card import card_json, card_values
-from .predictor import OnnxPredictor, Prediction, TorchPredictor
+from .predictor import BATCH, OnnxPredictor, Prediction, Predictor, TorchPredictor
 
 if TYPE_CHECKING:
     from .student import Student
@@ -73,13 +73,8 @@ def export_onnx(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _write_graph(student, sha256, part)
-        check = _compare(student, part, images)
-        if not (check.max_difference < MAX_DIFFERENCE and check.label_agreement > MIN_AGREEMENT):
-            raise UserError(
-                f"{out} not written: onnxruntime and torch differ by up to {check.max_difference:.2g} in probability "
-                f"and agree on {check.label_agreement:.4%} of the pixels of {check.images} images; needed "
-                f"< {MAX_DIFFERENCE} and > {MIN_AGREEMENT:.2%}: try other versions of torch, onnxscript or onnxruntime"
-            )
+        check = compare(student, OnnxPredictor(part), part.stat().st_size, images)
+        require_agreement(check, "onnxruntime")
         part.replace(out)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror or error}); choose another place") from error
@@ -88,20 +83,33 @@ def export_onnx(
     return check
 
 
+def require_agreement(check: ExportCheck, engine: str) -> None:
+    """UserError for a file that does not compute what torch computes."""
+    if not (check.max_difference < MAX_DIFFERENCE and check.label_agreement > MIN_AGREEMENT):
+        raise UserError(
+            f"nothing written: {engine} and torch differ by up to {check.max_difference:.2g} in probability "
+            f"and agree on {check.label_agreement:.4%} of the pixels of {check.images} images; needed "
+            f"< {MAX_DIFFERENCE} and > {MIN_AGREEMENT:.2%}: try other versions of torch, onnxscript or {engine}"
+        )
+
+
 def _write_graph(student: Student, sha256: str, path: Path) -> None:
     import torch
 
-    from .student import Routed
+    from .student import Batched, Routed
 
-    height, width = torch.export.Dim("height"), torch.export.Dim("width")
+    free = {0: BATCH, 1: "height", 2: "width"}
+    if student.routes:
+        del free[0]  # the graph chooses one modality's weights
+    sizes = ({axis: torch.export.Dim(name) for axis, name in free.items()},)
     h, w = student.card.size
-    example = torch.zeros(h + 3, w + 5, 3, dtype=torch.uint8)  # unlike any size in the network, to be told apart
-    sizes = ({0: height, 1: width},)
+    # Unlike any size in the network, to be told apart.
+    example = torch.zeros(1 if student.routes else 2, h + 3, w + 5, 3, dtype=torch.uint8)
     not_told = torch.tensor([-1])
     try:
         with _quiet():
             program = torch.onnx.export(
-                Routed(student) if student.routes else student,
+                Routed(student) if student.routes else Batched(student),
                 (example, not_told) if student.routes else (example,),
                 dynamo=True,
                 verbose=False,
@@ -119,6 +127,7 @@ def _write_graph(student: Student, sha256: str, path: Path) -> None:
         card=card_json(card_values(student.card)),
         classes=json.dumps(student.card.classes, ensure_ascii=False),
         weights_sha256=sha256,
+        precision="fp32",
     )
     if student.routes:
         _make_optional(program.model.graph, "modality", not_told.numpy())
@@ -147,21 +156,21 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _compare(student: Student, path: Path, images: Sequence[Path]) -> ExportCheck:
-    torch_, onnx = TorchPredictor(student), OnnxPredictor(path)
+def compare(student: Student, exported: Predictor, size: int, images: Sequence[Path] = ()) -> ExportCheck:
+    """Run a student in torch and what was exported of it, a file of `size` bytes, on images or the synthetic ones."""
+    torch_ = TorchPredictor(student)
     difference, equal, pixels = 0.0, 0, 0
     times: list[tuple[float, float]] = []
     for image in map(read_image, images) if images else synthetic_images(student.card.size):
         if not times:  # the first run of each also allocates
-            torch_.raw(image), onnx.raw(image)
-        (a, torch_ms), (b, onnx_ms) = _timed(torch_.raw, image), _timed(onnx.raw, image)
+            torch_.raw(image), exported.raw(image)
+        (a, torch_ms), (b, onnx_ms) = _timed(torch_.raw, image), _timed(exported.raw, image)
         # np.maximum, not max: a NaN must fail the check.
         difference = float(np.maximum(difference, np.abs(a.probabilities - b.probabilities).max()))
         equal += int((a.labels == b.labels).sum())
         pixels += a.labels.size
         times.append((torch_ms, onnx_ms))
     torch_ms, onnx_ms = np.median(times, axis=0).tolist()
-    size = path.stat().st_size
     return ExportCheck(len(times), not images, difference, equal / pixels, torch_ms, onnx_ms, size)
 
 

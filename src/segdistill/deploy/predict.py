@@ -189,7 +189,8 @@ def _areas(source: Source, labels: NDArray[np.uint8], card: Card) -> list[Area]:
     """One row per class: name (without suffix), class, pixels, fraction, mm2 of an image or mm3 of a volume."""
     spacing = spacing_of(source)
     voxel = math.prod(spacing) if spacing and (len(spacing) == 3 or len(labels) == 1) else None
-    pixels = np.bincount(labels.ravel(), minlength=len(card.classes)).tolist()
+    foreground = [int(np.count_nonzero(labels == k)) for k in range(1, len(card.classes))]
+    pixels = [labels.size - sum(foreground), *foreground]  # numpy's bincount would make 8 bytes of each pixel
     name = source.name.as_posix()
     return [
         (name, c, n, f"{n / labels.size:.6f}", "" if voxel is None else f"{n * voxel:.6g}")

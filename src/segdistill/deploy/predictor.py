@@ -1,4 +1,4 @@
-"""Predict with a student, from its folder (torch) or from an ONNX file (onnxruntime, torch is not imported)."""
+"""Predict with a student: from its folder by torch, from an ONNX or OpenVINO file without importing torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from .card import Card, parse_card
 from .labels import postprocess
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
     from torch import Tensor
 
     from .student import Student
+
+BATCH = "images"  # the free dimension of an exported graph
+LARGE = 4_000_000  # pixels of an image; what smaller ones take is kept for the next
 
 
 class Prediction(NamedTuple):
@@ -38,21 +42,29 @@ class Predictor(Protocol):
         """RGB (H, W, 3) -> labels after post-processing, probabilities; `modality` indexes the card's, None: found."""
         ...
 
+    def raw(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
+        """Before post-processing: what an exported file must reproduce."""
+        ...
+
     def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The probability of each modality (M,), of a student that routes."""
         ...
 
 
 def open_predictor(path: Path, device: str = "cpu", threads: int | None = None) -> Predictor:
-    """The predictor of a student's folder or an `.onnx` file; `threads` limits torch's or onnxruntime's.
+    """The predictor of a student's folder or an exported file, .onnx or .xml (OpenVINO); `threads` limits its threads.
 
     Raises UserError for a path that is neither, a damaged student, or a device that is not there.
     """
     if path.suffix.lower() == ".onnx" and path.is_file():
         return OnnxPredictor(path, device, threads)
+    if path.suffix.lower() == ".xml" and path.is_file():
+        from .openvino_file import OpenVinoPredictor
+
+        return OpenVinoPredictor(path, device, threads)
     if not path.is_dir():
         problem = "is not a student" if path.exists() else "does not exist"
-        raise UserError(f"{path} {problem}; give a student's folder or an .onnx file of `segdistill export`")
+        raise UserError(f"{path} {problem}; give a student's folder or a file of `segdistill export`")
     import torch
 
     from .artefact import load_student
@@ -78,7 +90,7 @@ class TorchPredictor:
         return found._replace(labels=postprocess(found.labels, self.card))
 
     def raw(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
-        """Before post-processing: what an exported graph must reproduce."""
+        """As in Predictor."""
         import torch
 
         told = None if modality is None else torch.tensor([modality], device=self.device)
@@ -97,7 +109,7 @@ class TorchPredictor:
     def _tensor(self, image: NDArray[np.uint8]) -> Tensor:
         import torch
 
-        _require_paddable(image, self.card)
+        require_paddable(image, self.card)
         return torch.tensor(np.ascontiguousarray(image), device=self.device)
 
 
@@ -112,23 +124,16 @@ class OnnxPredictor:
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.split(":")[0])
         if provider not in onnxruntime.get_available_providers():
             raise UserError(f"device {device!r} cannot be used: this onnxruntime has no {provider or 'such'}; use cpu")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; its warnings are about its own optimisations
-        options.enable_cpu_mem_arena = False  # it keeps what the largest image took, for good, and is no faster
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-        except Exception as error:  # onnxruntime's own errors share no narrower base
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} cannot be loaded ({reason}); export it again") from None
-        if provider not in self.session.get_providers():  # onnxruntime only logs that it went on without
-            raise UserError(f"device {device!r} cannot be used: onnxruntime cannot start {provider}; use cpu")
+        self.path, self.provider, self.threads = path, provider, threads
+        self.session = self._start(arena=True)
+        self.frugal: InferenceSession | None = None
         self.first_layers = onnxruntime.RunOptions()
         self.first_layers.only_execute_path_to_fetches = True
         entries = self.session.get_modelmeta().custom_metadata_map
         if "card" not in entries:
             raise UserError(f"{path} does not say what it predicts; use a file of `segdistill export`")
+        if len(self.session.get_inputs()[0].shape) != 4:
+            raise UserError(f"{path} takes no batch of images: an earlier version wrote it; export it again")
         self.card, _ = parse_card(entries["card"], f"the card in {path}")
         self.routes = "routing" in (output.name for output in self.session.get_outputs())
 
@@ -142,19 +147,47 @@ class OnnxPredictor:
         given = {"image": self._array(image)}
         if self.routes and modality is not None:
             given["modality"] = np.array([modality])
-        return Prediction(*self.session.run(["labels", "probabilities", *["routing"] * self.routes], given))
+        found = self._for(image).run(["labels", "probabilities", *["routing"] * self.routes], given)
+        return Prediction(*(part[0] for part in found))
 
     def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As in Predictor."""
-        found: NDArray[np.float32] = self.session.run(["routing"], {"image": self._array(image)}, self.first_layers)[0]
+        found: NDArray[np.float32] = self.session.run(["routing"], {"image": self._array(image)}, self.first_layers)[0][
+            0
+        ]
         return found
 
+    def _for(self, image: NDArray[np.uint8]) -> InferenceSession:
+        """Of a large image onnxruntime's arena would keep the memory for good; without it, others take 15 % longer."""
+        if image.shape[0] * image.shape[1] <= LARGE:
+            return self.session
+        self.frugal = self.frugal or self._start(arena=False)
+        return self.frugal
+
+    def _start(self, arena: bool) -> InferenceSession:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings are about its own optimisations
+        options.enable_cpu_mem_arena = arena
+        options.add_free_dimension_override_by_name(BATCH, 1)  # known shapes inside the network
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        try:
+            session = onnxruntime.InferenceSession(str(self.path), options, providers=[self.provider])
+        except Exception as error:  # onnxruntime's own errors share no narrower base
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.path} cannot be loaded ({reason}); export it again") from None
+        if self.provider not in session.get_providers():  # onnxruntime only logs that it went on without
+            raise UserError(f"onnxruntime has {self.provider} but cannot start it on this machine; use --device cpu")
+        return session
+
     def _array(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        _require_paddable(image, self.card)
-        return np.ascontiguousarray(image)
+        require_paddable(image, self.card)
+        return np.ascontiguousarray(image)[None]
 
 
-def _require_paddable(image: NDArray[np.uint8], card: Card) -> None:
+def require_paddable(image: NDArray[np.uint8], card: Card) -> None:
     """Refuse the strip of an image that padding to the aspect ratio would turn into more than memory holds."""
     height, width = image.shape[:2]
     if card.fit == "pad" and math.prod(padded_shape(height, width, card.size)) > MAX_PIXELS:

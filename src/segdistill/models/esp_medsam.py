@@ -125,7 +125,7 @@ class EspMedSam(ModalityHeads):
 
     def _route(self, features: Tensor) -> Tensor:
         if self.classifier is None:
-            return features.new_zeros(len(features), 1)
+            return features.new_zeros(features.shape[0], 1)
         logits: Tensor = self.classifier(features)
         return logits
 

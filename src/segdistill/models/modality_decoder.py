@@ -92,7 +92,7 @@ class JointReadout(nn.Module):
 
     def kernels(self, decoded: Tensor, rows: Rows) -> Tensor:
         """The modality's query through the MLP."""
-        row = torch.arange(len(decoded), device=decoded.device)
+        row = torch.arange(decoded.shape[0], device=decoded.device)
         y: Tensor = self.mlp(decoded[row, :, self.channels[rows.modality]])
         return y
 

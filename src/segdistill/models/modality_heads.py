@@ -93,7 +93,7 @@ class ModalityHeads(nn.Module):
         """Logits of a modality's classes (B, K, h, w) among those of all (B, C, h, w)."""
         constant = torch.zeros_like(mask[:, :1])
         sources = torch.cat([constant, constant + NEVER, mask], dim=1)
-        row = torch.arange(len(mask), device=mask.device)[:, None]
+        row = torch.arange(mask.shape[0], device=mask.device)[:, None]
         return sources[row, self.source_of[rows.modality]]
 
 

@@ -53,7 +53,7 @@ class PatchPrompt(nn.Module):
     def forward(self, logits: Tensor, chosen: Tensor) -> Tensor:
         """Dense prompts (B, K, 256, h, w) of K classes per row; `chosen` (B, K) indexes the foreground classes."""
         maps = F.interpolate(self.map(logits.detach().sigmoid()), scale_factor=2)
-        row = torch.arange(len(maps), device=maps.device)[:, None]
+        row = torch.arange(maps.shape[0], device=maps.device)[:, None]
         weight, bias, gain, shift = (self._stacked(*names)[chosen] for names in LAYERS)  # (B, K, 256) each
         x = maps[row, chosen][..., None] * weight[:, :, None, None] + bias[:, :, None, None]  # (B, K, h, w, 256)
         x = F.layer_norm(x, (DIM,), eps=1e-6) * gain[:, :, None, None] + shift[:, :, None, None]

@@ -128,8 +128,8 @@ class WindowAttention(nn.Module):
         query, key, value = windows.chunk(3, dim=-1)
         bias = self.attention_biases[:, self.offsets][None]  # (1, heads, n * n, n * n)
         if control is not None:
-            key = torch.cat([key, _per_window(control.key, per_row, len(windows))], dim=2)
-            value = torch.cat([value, _per_window(control.value, per_row, len(windows))], dim=2)
+            key = torch.cat([key, _per_window(control.key, per_row, windows.shape[0])], dim=2)
+            value = torch.cat([value, _per_window(control.value, per_row, windows.shape[0])], dim=2)
             token = control.bias[:, None, None, None].expand(-1, self.heads, self.window**2, 1)
             bias = torch.cat([bias.expand(len(token), -1, -1, -1), token], dim=3)
             bias = bias if len(bias) == 1 else bias.repeat_interleave(per_row, dim=0)

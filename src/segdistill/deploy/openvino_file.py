@@ -1,0 +1,126 @@
+"""The exported graph as OpenVINO's two files, NAME.xml and NAME.bin, and what predicts with them. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..types import UserError
+from .card import parse_card
+from .labels import postprocess
+from .predictor import Prediction, require_paddable
+
+HOME = "segdistill"  # where in the file's own notes ours lie
+
+
+def import_openvino() -> Any:
+    """OpenVINO without its telemetry, which would tell Google Analytics of every import. Raises ImportError."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it then does without
+    import openvino
+
+    return openvino
+
+
+def write_openvino(graph: Path, out: Path, entries: dict[str, str], *, half: bool) -> None:
+    """Write `out` (.xml) and its .bin of an ONNX graph; `half`: weights stored as fp16.
+
+    The xml says the hash of its bin, so that files of two exports do not pass for one.
+    """
+    import onnx
+
+    openvino = import_openvino()
+    proto = onnx.load(str(graph))
+    inputs = {value.name for value in proto.graph.input}
+    constants = [tensor for tensor in proto.graph.initializer if tensor.name not in inputs]  # a default would bind it
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(constants)
+    plain = out.with_suffix(".plain.onnx")
+    onnx.save(proto, str(plain))
+    model = openvino.Core().read_model(str(plain))
+    _restore_antialiasing(model)
+    openvino.save_model(model, str(out), compress_to_fp16=half)
+    for key, value in (entries | {"bin_sha256": _bin_hash(out)}).items():
+        model.set_rt_info(value, [HOME, key])
+    openvino.save_model(model, str(out), compress_to_fp16=half)
+    plain.unlink()
+
+
+def _restore_antialiasing(model: Any) -> None:
+    """Let the input be resized as the graph says: OpenVINO reads ONNX's `antialias` but does not act on it."""
+    opset11 = import_openvino().opset11
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Interpolate" and node.get_attributes()["antialias"]:
+            size = [side.get_length() for side in list(node.get_output_partial_shape(0))[2:]]
+            resized = opset11.interpolate(
+                node.input_value(0),
+                np.array(size, np.int64),
+                mode="bilinear_pillow",
+                shape_calculation_mode="sizes",
+                axes=np.array([2, 3], np.int64),
+            )
+            node.output(0).replace(resized.output(0))
+
+
+def _bin_hash(path: Path) -> str:
+    return hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
+
+
+class OpenVinoPredictor:
+    """Runs what `write_openvino` wrote, on the CPU.
+
+    Of a file in bf16, layers compute in bf16 where the processor can, else in fp32; other files in int8 and fp32.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
+        try:
+            openvino = import_openvino()
+        except ImportError:
+            raise UserError(f"{path} needs openvino; install it with: pip install segdistill[openvino]") from None
+        if device != "cpu":
+            raise UserError(f"device {device!r} cannot be used: OpenVINO files run on the CPU here; use cpu")
+        core = openvino.Core()
+        try:
+            model = core.read_model(str(path))
+            entries = {key: model.get_rt_info([HOME, key]).astype(str) for key in ("card", "precision", "bin_sha256")}
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[-200:]
+            raise UserError(f"{path} is no student that OpenVINO can load ({reason}); export it again") from None
+        if entries["bin_sha256"] != _bin_hash(path):
+            raise UserError(f"{path} and {path.stem}.bin are not of one export; copy both again")
+        self.card, _ = parse_card(entries["card"], f"the card in {path}")
+        names = {port.get_any_name() for port in model.outputs}
+        self.routes = "routing" in names
+        self.outputs = ["labels", "probabilities", *["routing"] * self.routes]
+        model.reshape({"image": [1, -1, -1, 3]})  # known shapes inside the network: up to three times as fast
+        config: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if entries["precision"] == "bf16" else "f32",
+        }
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        self.request = core.compile_model(model, "CPU", config).create_infer_request()
+
+    def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
+        """As in Predictor."""
+        found = self.raw(image, modality)
+        return found._replace(labels=postprocess(found.labels, self.card))
+
+    def raw(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
+        """The graph's own outputs."""
+        require_paddable(image, self.card)
+        given = {"image": np.ascontiguousarray(image)[None]}
+        if self.routes:
+            given["modality"] = np.array([-1 if modality is None else modality])
+        found = self.request.infer(given)
+        return Prediction(*(found[name][0].copy() for name in self.outputs))
+
+    def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As in Predictor; OpenVINO computes the masks with it."""
+        routing = self.raw(image).routing
+        assert routing is not None  # asked only of a student that routes
+        return routing
