@@ -83,6 +83,8 @@ def test_resuming_a_finished_run_shows_it(run, capsys):
 
 def test_smaller_files_are_measured_on_the_runs_own_validation_images(run, tiny_set, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("segdistill.deploy.variants.measure", lambda path: Cost(1.0, None))
+    # After four updates many pixels lie at p = .5, where any rounding shows; refusals are tested in test_variants
+    monkeypatch.setattr("segdistill.deploy.variants.MAX_DROP", 0.05)
     val = sum(row["split"] == "val" for row in csv.DictReader((run / "data" / "splits.csv").open(encoding="utf-8")))
     for words, measured in (
         (["half.onnx", "--precision", "bf16"], f"{val} labelled images"),
