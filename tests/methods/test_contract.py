@@ -32,7 +32,7 @@ ALONE = {
     "knowsam": {"teacher": "none"},
     "esp_medsam": {"medical": False, "common": False, "domain": False, "tuned": "student"},
 }
-WEIGHTS = {"mu"}  # logged beside the addends
+LOGGED = {"mu"}  # beside the addends
 
 
 def build(name, classes=2, size=SIZE, **settings):
@@ -83,7 +83,7 @@ def test_terms_are_finite_and_each_moves_something(name, classes):
         assert output.loss.ndim == 0
         assert torch.isfinite(output.loss)
         assert output.terms
-        for term in (term for key, term in output.terms.items() if key not in WEIGHTS):
+        for term in (term for key, term in output.terms.items() if key not in LOGGED):
             assert torch.isfinite(term)
             grads = torch.autograd.grad(term, trained(stage), retain_graph=True, allow_unused=True)
             assert any(g is not None and g.abs().max() > 0 for g in grads)

@@ -246,6 +246,11 @@ def running_statistics(module: nn.Module) -> list[Tensor]:
     return [*(cast(Tensor, b) for m in written for b in (m.running_mean, m.running_var)), *named]
 
 
+def remembered(module: nn.Module) -> list[Tensor]:
+    """Buffers that a forward writes and that have no mean, as what was seen last: `of_first` names them."""
+    return [getattr(m, name) for m in module.modules() for name in getattr(m, "of_first", ())]
+
+
 def _tried(work: Callable[[], Any]) -> list[Any]:
     """[result, refusal]."""
     try:

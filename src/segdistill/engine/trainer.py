@@ -25,7 +25,7 @@ from .interrupt import Interrupted, StopSignals
 from .logging import RunLog
 from .plan import planned, rescaled, set_trainable, validation_interval
 from .precision import choose
-from .processes import Lost, Processes, running_statistics
+from .processes import Lost, Processes, remembered, running_statistics
 from .randomness import seed_everything
 from .settings import Settings
 from .validation import Validation, validate
@@ -90,6 +90,7 @@ class Trainer:
         self.waiting: list[tuple[int, float, StepOutput]] = []
         # What the last whole update left of the buffers that a forward writes; None inside of an update
         self.statistics: list[Tensor] = []
+        self.remembered: list[Tensor] = []
         self.settled: list[Tensor] | None = []
         # Several processes on the CPU log at once: what waits when one of them dies lacks its share
         self.flush = FLUSH if self.processes.world == 1 or self.device.type == "cuda" else 1
@@ -151,7 +152,8 @@ class Trainer:
                 gc.collect()  # the hooks of the stage before would count gradients too
             self.processes.share(checkpoint.stored_state(self.method).values())
             self.statistics = running_statistics(self.method)
-            self.settled = _copies(self.statistics)
+            self.remembered = remembered(self.method)
+            self.settled = self._written()
         module: nn.Module = StepModule(self.method)
         if self.settings.compile:
             module = cast(nn.Module, torch.compile(module))
@@ -187,11 +189,12 @@ class Trainer:
                 outputs.append(StepOutput(output.loss.detach(), output.terms))
             # From the last exchange of an update on, nothing in it can fail for want of another process
             self.processes.average(self.statistics)
+            self.processes.share(self.remembered)
             self.settled = None
             self._optimize(stage, progress)
             stage.after_update(progress)
         state.iteration += 1
-        self.settled = _copies(self.statistics)
+        self.settled = self._written()
         self.waiting.append((state.iteration, stage.optimizers[0].param_groups[0]["lr"], _mean(outputs)))
         if len(self.waiting) >= self.flush or state.iteration == stage.iterations:
             self._flush(stage)
@@ -281,7 +284,11 @@ class Trainer:
             (data.batch(part, self.device) for part in np.array_split(chosen, math.ceil(len(chosen) / 16))),
         )
         if self.settled:
-            self.settled = _copies(self.statistics)
+            self.settled = self._written()
+
+    def _written(self) -> list[Tensor]:
+        """Copies of the buffers that a forward writes."""
+        return [buffer.clone() for buffer in (*self.statistics, *self.remembered)]
 
     def _save(self, stage: Stage) -> None:
         self._flush(stage)
@@ -309,8 +316,8 @@ class Trainer:
         if reason is None:
             raise error
         if self.processes.rank == 0 and self.device.type == "cpu" and self.settled is not None:
-            for statistic, value in zip(self.statistics, self.settled, strict=True):
-                statistic.copy_(value)
+            for buffer, value in zip([*self.statistics, *self.remembered], self.settled, strict=True):
+                buffer.copy_(value)
             self._flush(stage, alone=True)
             self._write(stage)
         if self.processes.local > 0:
@@ -333,10 +340,6 @@ def _mean_terms(values: list[dict[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for terms in values for name in terms)
     shares = {name: [terms[name] for terms in values if name in terms] for name in names}
     return {name: sum(share) / len(share) for name, share in shares.items()}
-
-
-def _copies(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor.clone() for tensor in tensors]
 
 
 def _clip(optimizer: Optimizer, norm: float | None, value: float | None) -> None:

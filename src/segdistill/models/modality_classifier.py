@@ -47,6 +47,7 @@ class FeatureMemory(nn.Module):
 
     features: Tensor  # (M, KEPT, WIDTH), the newest last
     seen: Tensor  # (M,) long, images so far
+    of_first = ("features", "seen")  # of several processes all keep the first one's
 
     def __init__(self, modalities: int) -> None:
         super().__init__()
