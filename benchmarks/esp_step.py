@@ -18,15 +18,13 @@ import time
 from pathlib import Path
 
 import torch
+from random_sam import random_vit_b
 
 from segdistill.engine.plan import set_trainable
 from segdistill.engine.randomness import seed_everything
 from segdistill.methods.esp_medsam import ESPMedSAM, ESPMedSAMConfig
-from segdistill.models.sam import Sam
-from segdistill.models.sam_weights import Shape
 from segdistill.types import Batch, Store, Task
 
-VIT_B = Shape(768, 12, (14, 14, 0) * 4, True)
 MODALITIES = ("colonoscopy", "dermoscopy", "fundus", "microscopy", "ultrasound", "xray")
 
 
@@ -94,17 +92,6 @@ def inference(given):
     print(
         f"\nstudent: {parameters:,} parameters, {parameters / len(MODALITIES) / 1e6:.1f} M per modality; SAM-B: 93.7 M"
     )
-
-
-def random_vit_b(folder):
-    """A hub-style file of a SAM ViT-B with random weights."""
-    from safetensors.torch import save_file
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sam = Sam(VIT_B, (1024, 1024), None, normalise=True, cut_first=False)
-    save_file({key: value.contiguous() for key, value in sam.state_dict().items()}, folder / "model.safetensors")
-    return str(folder)
 
 
 def made(sam, given, folder, cached):

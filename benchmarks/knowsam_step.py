@@ -17,17 +17,14 @@ import time
 from pathlib import Path
 
 import torch
+from random_sam import random_vit_b
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segdistill.engine.plan import set_trainable
 from segdistill.engine.randomness import seed_everything
 from segdistill.methods.knowsam import KnowSAM, KnowSAMConfig
-from segdistill.models.sam import Sam
-from segdistill.models.sam_weights import Shape
 from segdistill.types import Batch, Task
-
-VIT_B = Shape(768, 12, (14, 14, 0) * 4, True)
 
 
 def main():
@@ -69,17 +66,6 @@ def main():
     parts(methods["sam"], batch)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024) / 1024
     print(f"\npeak memory of this process, all variants in it: {peak:.1f} GB")
-
-
-def random_vit_b(folder):
-    """A hub-style file of a SAM ViT-B with random weights."""
-    from safetensors.torch import save_file
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sam = Sam(VIT_B, (1024, 1024), None, normalise=True, cut_first=False)
-    save_file({key: value.contiguous() for key, value in sam.state_dict().items()}, folder / "model.safetensors")
-    return str(folder)
 
 
 def made(teacher, window, size):

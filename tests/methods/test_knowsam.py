@@ -11,8 +11,9 @@ from segdistill.engine.logging import RunLog
 from segdistill.engine.randomness import seed_everything
 from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
-from segdistill.methods.knowsam import KnowSAM, KnowSAMConfig, partners, uncertain_cells
+from segdistill.methods.knowsam import KnowSAM, KnowSAMConfig
 from segdistill.methods.sam_distillation import SamDistillation, Skd, sam_size
+from segdistill.methods.ugda import partners, uncertain_cells
 from segdistill.models.aggregation import HybridAggregation
 from segdistill.models.statistics import untracked_statistics
 from segdistill.types import Batch, Task

@@ -15,10 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -34,15 +31,15 @@ from ..losses.consistency import ramp_up
 from ..losses.distillation import released_pair_kl
 from ..losses.schedules import warm_up_linear
 from ..losses.segmentation import annotated_logits, dice_cross_entropy
-from ..models.aggregation import Mean, Trio, entropy_map
+from ..models.aggregation import Mean, Trio
 from ..models.statistics import untracked_statistics
 from ..models.students import StudentSpec, build_student
 from ..transforms.presets import released_weak_strong, weak_strong
 from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
 from .sam_distillation import SamDistillation, Skd, require_sam
 from .standing import Standing
+from .ugda import Mixed, drawn, mix, uncertain_cells
 
-GRID = 4  # UGDA's cells per side, released
 UNET, VNET = 0, 1  # in the standing
 
 
@@ -79,7 +76,7 @@ class KnowSAMConfig:
         entropy_weight: Weight of the entropy.
         agreement: How the subnets co-teach: consistency, pseudo-labels (cps), or none.
         prompts: What SAM is told beside the image: none, mask, tokens, tokens+dense.
-        gate: Whether SAM may teach only where and while it knows enough, and a subnet the other only while.
+        gate: Whether SAM teaches only where and while it knows enough, and a subnet the other only while it does.
         aggregation: Corrects the mean of the subnets, replaces it, or is left out (mean; an ablation).
         window: SAM's windows, or the whole grid as one (another function, faster).
         as_released: Compute what the public code does, faults included.
@@ -131,15 +128,6 @@ class Rules(NamedTuple):
 
 AGREEMENT: dict[str, Loss] = {"consistency": cross_consistency, "cps": cross_pseudo_labels, "none": cross_consistency}
 RELEASED = Rules(released_consistency, released_inert_consistency, released_entropy)
-
-
-class Mixed(NamedTuple):
-    """A batch whose uncertain cells came from partners."""
-
-    image: Tensor  # (B, 3, H, W)
-    label: Tensor  # (B, H, W)
-    weight: Tensor  # (B, H, W), 0 where the label is not to be trusted
-    classes: Tensor  # (B, C)
 
 
 class KnowSAM(nn.Module):
@@ -299,20 +287,10 @@ class KnowSAM(nn.Module):
         return torch.where(self.sam.ahead(), z_s.detach(), z_f.detach())
 
     def mixed(self, batch: Batch, z_f: Tensor, source: Tensor) -> Mixed:
-        """UGDA: each row's uncertain cells are overwritten by its partner's pixels and labels at the same place."""
+        """UGDA: each row's uncertain cells are overwritten by its partner's."""
         c = self.config
         cells = uncertain_cells(z_f, c.mix_cells, lowest=c.mix_where == "lowest" or c.as_released)
-        partner = partners(batch.labelled)
-        confidence, guess = annotated_logits(source, batch.classes).softmax(1).max(1)
-        known = batch.labelled[:, None, None]
-        label = torch.where(known, batch.mask, guess)
-        weight = (known | (confidence >= c.mix_confidence)).float()
-        return Mixed(
-            torch.where(cells[:, None], batch.image[partner], batch.image),
-            torch.where(cells, label[partner], label),
-            torch.where(cells, weight[partner], weight),
-            batch.classes & batch.classes[partner],
-        )
+        return mix(batch, cells, source, c.mix_confidence)
 
     def watched(self, image: Tensor, modality: Tensor) -> dict[str, Tensor]:
         """Every network's logits, to see over the training who knows what."""
@@ -388,28 +366,3 @@ def skd(c: KnowSAMConfig) -> Skd:
         full=c.unsupervised_full,
         gated=c.gate,
     )
-
-
-def uncertain_cells(z: Tensor, count: int, *, lowest: bool = False) -> Tensor:
-    """(B, H, W) bool: the `count` cells of the 4 x 4 grid where the entropy of softmax(z) is highest (or lowest)."""
-    size = z.shape[-2:]
-    mean = F.adaptive_avg_pool2d(entropy_map(z.float().softmax(1)), GRID)[:, 0].flatten(1)  # (B, 16)
-    chosen = torch.zeros_like(mean).scatter(1, mean.topk(count, largest=not lowest).indices, 1.0)
-    cells = chosen.view(-1, 1, GRID, GRID)
-    return F.interpolate(cells, size, mode="nearest-exact")[:, 0] > 0
-
-
-def partners(labelled: Tensor) -> Tensor:
-    """(B,) row of each row's partner: labelled rows take from unlabelled ones and these from them, in turn."""
-    partner = torch.zeros_like(labelled, dtype=torch.long)
-    for host in (labelled, ~labelled):
-        others_first = host.long().argsort(stable=True)  # no nonzero(): the host never waits for the device
-        turn = (host.cumsum(0) - 1) % (~host).sum().clamp(min=1)
-        partner = torch.where(host, others_first[turn], partner)
-    return partner
-
-
-def drawn(image: Tensor, cells: Tensor) -> NDArray[np.uint8]:
-    """The image (3, H, W) with all but the cells (H, W) darkened, (H, W, 3)."""
-    shown = image * torch.where(cells, 1.0, 0.35)
-    return cast(NDArray[np.uint8], (255 * shown).round().byte().permute(1, 2, 0).cpu().numpy())
