@@ -10,9 +10,7 @@ once per image. Inference is the student of six modalities alone, one modality p
 """
 
 import argparse
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +18,8 @@ from pathlib import Path
 import torch
 from random_sam import random_vit_b
 
+from segdistill.deploy.measure import peak_memory
+from segdistill.engine.memory import keep_freed_memory
 from segdistill.engine.plan import set_trainable
 from segdistill.engine.randomness import seed_everything
 from segdistill.methods.esp_medsam import ESPMedSAM, ESPMedSAMConfig
@@ -38,13 +38,13 @@ def main():
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed_memory()  # as in each training
     print(f"{given.sam}, {given.size} px, {given.rows} images, {given.threads} threads, {given.device}\n")
     with tempfile.TemporaryDirectory() as folder:
         distillation(given, Path(folder))
     inference(given)
     if given.device == "cpu":
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024) / 1024
-        print(f"\npeak memory of this process, all variants in it: {peak:.2f} GB")
+        print(f"\npeak memory of this process, all variants in it: {peak_memory() / 1024**3:.2f} GB")
 
 
 def distillation(given, folder):

@@ -1,4 +1,4 @@
-"""KDAS: seconds of an iteration and of its parts, memory, and the student alone, in torch and exported.
+"""KDAS: seconds of an iteration and of its parts, memory, and the student alone. Exported: inference.py.
 
     python benchmarks/kdas_step.py --threads 2 --repeats 5         (B2 teaches B0 at 352 px, 4 images: some 5 minutes)
     python benchmarks/kdas_step.py --device cuda --rows 16         (images/s of the iteration; inference at 1 and 64)
@@ -6,27 +6,23 @@
 
 An iteration is one batch at three scales, an update each, as the engine makes it but for data and augmentation. Weights
 are random. Variants take turns, so that a slow minute of the machine hits all; figures are medians with their spread.
-Peak memory is that of a process of its own per variant. `--no-export` leaves out the exported student.
+Peak memory is that of a process of its own per variant.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-import numpy as np
 import torch
 from knowsam_step import limits
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from segdistill.deploy.artefact import save_student
-from segdistill.deploy.card import Card
+from segdistill.deploy.measure import peak_memory
+from segdistill.engine.memory import keep_freed_memory
 from segdistill.engine.plan import rescaled, set_trainable
 from segdistill.engine.randomness import seed_everything
 from segdistill.methods.kdas import KDAS, KDASConfig
@@ -45,10 +41,10 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--no-export", action="store_true")
     parser.add_argument("--alone", nargs=2, metavar=("STAGE", "PRECISION"), help="one variant: its peak memory in GB")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed_memory()  # as in each training
     if given.alone:
         iteration(*made(given), *given.alone)
         print(json.dumps(peak(given.device)))
@@ -60,8 +56,6 @@ def main():
     iterations(given)
     parts(*made(given))
     student(given)
-    if given.device == "cpu" and not given.no_export:
-        exported(given)
 
 
 def made(given):
@@ -112,8 +106,7 @@ def peak(device):
     """GB that this process, or its GPU, held at most."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 1024**3
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-    return kilobytes / 1024**2
+    return peak_memory() / 1024**3
 
 
 def iterations(given):
@@ -197,28 +190,6 @@ def spread(seconds, rows):
     each = [1000 * s / rows for s in seconds]
     middle = statistics.median(each)
     return f"{middle:.1f} ({min(each):.1f} to {max(each):.1f}) | {1000 / middle:.1f}"
-
-
-def exported(given):
-    """One ONNX file as it ships: uint8 in, label map out, resizing inside."""
-    import onnxruntime
-
-    from segdistill.deploy.export import export_onnx
-
-    method, _ = made(given)
-    spec, colours = method.student.spec, ((0, 0, 0), (255, 0, 0))
-    card = Card(spec.name, spec.arguments, "kdas", ("background", "polyp"), colours, (given.size, given.size), "")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "student.onnx"
-        save_student(Path(folder) / "student", method.student, card)
-        export_onnx(Path(folder) / "student", path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = given.threads
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        image = np.random.default_rng(0).integers(0, 256, (given.size, given.size, 3)).astype(np.uint8)
-        calls = [timed(lambda: session.run(None, {"image": image}), "cpu")[0] for _ in range(4 * given.repeats + 2)]
-        print("\n| exported student, fp32 | ms per image | images/s | MB |\n|---|---|---|---|")
-        print(f"| onnxruntime | {spread(calls[2:], 1)} | {path.stat().st_size / 1e6:.1f} |")
 
 
 if __name__ == "__main__":

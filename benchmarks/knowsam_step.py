@@ -5,12 +5,14 @@
 
 ViT-B has random weights; its parameters are frozen but for adapters and prompts, as with real ones. Variants take
 turns, so that a slow minute of the machine hits all; figures are medians with their spread. In the same run two limits
-of the machine: a matrix product and a 3x3 convolution (channels_last), fp32 and bf16.
+of the machine: a matrix product and a 3x3 convolution (channels_last), fp32 and bf16. Peak memory is that of two steps
+in a process of their own.
 """
 
 import argparse
-import resource
+import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,10 +23,14 @@ from random_sam import random_vit_b
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segdistill.deploy.measure import peak_memory
+from segdistill.engine.memory import keep_freed_memory
 from segdistill.engine.plan import set_trainable
 from segdistill.engine.randomness import seed_everything
 from segdistill.methods.knowsam import KnowSAM, KnowSAMConfig
 from segdistill.types import Batch, Task
+
+PROGRESS = {"before mixing": 0.2, "with mixing": 0.6}
 
 
 def main():
@@ -34,8 +40,13 @@ def main():
     parser.add_argument("--rows", type=int, default=2, help="labelled rows, and as many others")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--alone", nargs=3, metavar=("WINDOW", "PRECISION", "PROGRESS"), help="one step: peak in GB")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed_memory()  # as in each training
+    if given.alone:
+        print(json.dumps(alone(given, *given.alone)))
+        return
     limits()
     with tempfile.TemporaryDirectory() as folder:
         teacher = random_vit_b(Path(folder)) if given.teacher == "vit_b" else given.teacher
@@ -46,26 +57,36 @@ def main():
     for repeat in range(given.repeats + 1):
         for window, method in methods.items():
             for precision in ("fp32", "bf16"):
-                for mixing, progress in (("before mixing", 0.2), ("with mixing", 0.6)):
+                for mixing, progress in PROGRESS.items():
                     seconds = timed(method, batch, progress, precision)
                     if repeat:  # the first one warms up
                         times.setdefault((window, precision, mixing), []).append(seconds)
     print(f"\n{given.teacher}, {given.size} px, {given.rows} + {given.rows} images, {given.threads} threads\n")
-    print("| windows | precision | | s per step | forward | backward | optimizers | GFLOP/s |")
-    print("|---" * 8 + "|")
+    print("| windows | precision | | s per step | forward | backward | optimizers | GFLOP/s | peak memory, GB |")
+    print("|---" * 9 + "|")
     for (window, precision, mixing), rows in times.items():
         total = [sum(row) for row in rows]
-        flops = counted(methods[window], batch, 0.6 if mixing == "with mixing" else 0.2)
+        flops = counted(methods[window], batch, PROGRESS[mixing])
+        words = [*sys.argv, "--alone", window, precision, str(PROGRESS[mixing])]
+        held = json.loads(subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True).stdout)
         shares = [statistics.median(column) for column in zip(*rows, strict=True)]
         middle = statistics.median(total)
         print(
             f"| {window} | {precision} | {mixing} | {middle:.2f} ({min(total):.2f} to {max(total):.2f}) | "
             + " | ".join(f"{share / sum(shares):.0%}" for share in shares)
-            + f" | {flops / middle / 1e9:.0f} |"
+            + f" | {flops / middle / 1e9:.0f} | {held:.2f} |",
+            flush=True,
         )
     parts(methods["sam"], batch)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024) / 1024
-    print(f"\npeak memory of this process, all variants in it: {peak:.1f} GB")
+
+
+def alone(given, window, precision, progress):
+    with tempfile.TemporaryDirectory() as folder:
+        teacher = random_vit_b(Path(folder)) if given.teacher == "vit_b" else given.teacher
+        method = made(teacher, window, given.size)
+    for _ in range(2):
+        timed(method, random_batch(given.rows, given.size), float(progress), precision)
+    return peak_memory() / 1024**3
 
 
 def made(teacher, window, size):

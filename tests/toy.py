@@ -1,10 +1,12 @@
 """A method with everything the loop must carry: two stages, two optimizers, scales, dropout, norms, an EMA copy."""
 
 import copy
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW
@@ -12,6 +14,7 @@ from torch.optim import SGD, AdamW
 from segdistill.data.batches import Dataset, TrainingBatches
 from segdistill.data.cache import Cache
 from segdistill.data.rows import Row
+from segdistill.engine.trainer import Trainer
 from segdistill.losses.segmentation import dice_cross_entropy
 from segdistill.models.freeze import freeze
 from segdistill.transforms.presets import weak_strong
@@ -142,3 +145,24 @@ class Plain(nn.Module):
         per_image = nn.functional.cross_entropy(z, batch.mask, reduction="none").mean((1, 2))
         terms = {"sup": per_image[batch.labelled].mean(), "soft": z.softmax(1)[:, 1][~batch.labelled].mean()}
         return StepOutput(terms["sup"] + terms["soft"], terms)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@contextmanager
+def killed_at(count):
+    """Inside, training ends where its update number `count` would begin."""
+    update, calls = Trainer._update, []
+
+    def dying(self, stage):
+        calls.append(1)
+        if len(calls) == count:
+            raise Killed
+        update(self, stage)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_update", dying)
+        with pytest.raises(Killed):
+            yield

@@ -290,6 +290,18 @@ def test_accumulating_two_batches_is_one_update_on_their_mean(tmp_path):
     assert seen[:2] == seen[2:4]  # the second scale sees the same images
 
 
+@pytest.mark.parametrize("precise", [True, False])
+def test_batch_norms_are_measured_on_training_images(tmp_path, precise):
+    made, _ = run(tmp_path / "run", replace(SETTINGS, precise_bn=precise))
+    data = toy_data()
+    rows = sorted([*data.labelled, *data.others])
+    conv, norm = made.method.student.eval().body[:2]
+    with torch.no_grad():
+        seen = conv(data.dataset.batch(rows, "cpu").image)
+    assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-6) == precise
+    assert torch.allclose(norm.running_var, seen.var((0, 2, 3)), rtol=1e-5) == precise
+
+
 def test_early_stop(tmp_path):
     class Frozen(Toy):
         def pair(self, batch, progress):

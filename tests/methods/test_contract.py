@@ -8,7 +8,7 @@ import torch
 from helpers import disk
 from rich.console import Console
 from small_methods import DUE, SMALL
-from toy import toy_data
+from toy import killed_at, toy_data
 
 from segdistill.deploy.artefact import load_student, save_student
 from segdistill.deploy.card import Card
@@ -204,11 +204,7 @@ def settings(**other):
     return Settings(seed=3, device="cpu", precision="32", iterations=4, validate_every=2, **other)
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
-def test_resumed_is_uninterrupted(name, tmp_path, monkeypatch):
+def test_resumed_is_uninterrupted(name, tmp_path):
     def run(folder):
         folder.mkdir(exist_ok=True)
         seed_everything(0)
@@ -220,19 +216,9 @@ def test_resumed_is_uninterrupted(name, tmp_path, monkeypatch):
             trainer.run()
         return method.state_dict(), (folder / "log.jsonl").read_bytes()
 
-    update, calls = Trainer._update, []
-
-    def dying(self, stage):
-        calls.append(1)
-        if len(calls) == 4:
-            raise Killed
-        update(self, stage)
-
     whole = run(tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_update", dying)
-        with pytest.raises(Killed):
-            run(tmp_path / "cut")
+    with killed_at(4):
+        run(tmp_path / "cut")
     again = run(tmp_path / "cut")
     assert whole[1] == again[1]
     assert all(torch.equal(value, again[0][key]) for key, value in whole[0].items())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from modalities import LEVELS, picture, remembering, saved, striped, tensor, two_modalities
 from rich.console import Console
-from toy import toy_data
+from toy import killed_at, toy_data
 
 from segdistill.engine.logging import RunLog
 from segdistill.engine.plan import set_trainable
@@ -120,11 +120,7 @@ def test_what_cannot_be_added_to_is_one_line(folders, tmp_path):
         build(tmp_path)
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
-def test_resumed_is_uninterrupted(folders, tmp_path, monkeypatch):
+def test_resumed_is_uninterrupted(folders, tmp_path):
     def run(folder):
         folder.mkdir(exist_ok=True)
         method = build(folders["remembers"], names=("dark", "bright", ""), batch_size=2)
@@ -138,19 +134,9 @@ def test_resumed_is_uninterrupted(folders, tmp_path, monkeypatch):
             trainer.run()
         return method.state_dict()
 
-    update, calls = Trainer._update, []
-
-    def dying(self, stage):
-        calls.append(1)
-        if len(calls) == 3:
-            raise Killed
-        update(self, stage)
-
     whole = run(tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_update", dying)
-        with pytest.raises(Killed):
-            run(tmp_path / "cut")
+    with killed_at(3):
+        run(tmp_path / "cut")
     again = run(tmp_path / "cut")
     assert all(torch.equal(value, again[key]) for key, value in whole.items())
     assert whole["student.memory.seen"][2] > 0

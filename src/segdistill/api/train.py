@@ -20,6 +20,7 @@ from ..deploy.predictor import open_predictor
 from ..engine import checkpoint
 from ..engine.evaluator import Evaluation, evaluate_cases, predicted_cases, write_scores
 from ..engine.logging import RunLog
+from ..engine.memory import keep_freed_memory
 from ..engine.precision import resolve_device
 from ..engine.processes import Processes
 from ..engine.randomness import seed_everything
@@ -123,6 +124,7 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
         return TrainResult(run, read_json(run / "summary.json"))
     processes.launch(run)
     console.quiet = processes.rank > 0
+    keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     known = _known(options, config)

@@ -28,7 +28,8 @@ def measure(path: Path) -> Cost:
     return Cost(*json.loads(done.stdout))
 
 
-def _peak() -> int | None:
+def peak_memory() -> int | None:
+    """Bytes that this process held at most; None where it cannot be known."""
     if sys.platform == "linux":  # ru_maxrss there also counts the parent, before it became this program
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
@@ -52,7 +53,7 @@ def main() -> None:
         start = time.perf_counter()
         predictor.predict(image)
         times.append(1000 * (time.perf_counter() - start))
-    print(json.dumps(Cost(float(np.median(times)), _peak())))
+    print(json.dumps(Cost(float(np.median(times)), peak_memory())))
 
 
 if __name__ == "__main__":

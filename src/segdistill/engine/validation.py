@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.batches import Dataset
+from ..losses.segmentation import label_map
 from .processes import Processes
 
 BATCH = 8
@@ -99,7 +100,7 @@ def _tables(
                 continue
             batch, target = data.batch(rows, device), data.truth_for_reports(rows, device)
             for name, logits in predict(batch.image, batch.modality).items():
-                table = dice_table(logits.argmax(1), target, len(data.classes))
+                table = dice_table(label_map(logits), target, len(data.classes))
                 parts.setdefault(name, []).append(table.masked_fill(~batch.classes[:, 1:], torch.nan))
     mine = {name: torch.cat(part).cpu() for name, part in parts.items()}
     gathered = processes.gather(mine)

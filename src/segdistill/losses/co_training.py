@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .segmentation import annotated_logits
+from .segmentation import annotated_logits, label_map
 
 
 def entropy(logits: Tensor, classes: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def cross_consistency(logits: Tensor, other: Tensor, classes: Tensor) -> Tensor:
 
 def cross_pseudo_labels(logits: Tensor, other: Tensor, classes: Tensor) -> Tensor:
     """Cross-entropy with the other's argmax as label, mean over rows and pixels (CPS, Chen et al., CVPR 2021)."""
-    label = annotated_logits(other.detach(), classes).argmax(1)
+    label = label_map(annotated_logits(other.detach(), classes))
     return F.cross_entropy(annotated_logits(logits, classes), label)
 
 

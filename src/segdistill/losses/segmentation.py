@@ -15,6 +15,11 @@ def annotated_logits(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.float().masked_fill(~classes[:, :, None, None], NEVER)
 
 
+def label_map(logits: Tensor) -> Tensor:
+    """Most likely class (B, H, W) of (B, C, H, W); the first of equals. As argmax, which is slow over few values."""
+    return logits.max(1).indices
+
+
 def cross_entropy(logits: Tensor, target: Tensor, rows: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean -log p over the pixels of the chosen rows, weighted if asked for; 0 when there are none.
 

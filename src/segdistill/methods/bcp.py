@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from ..losses.schedules import warm_up_cosine
-from ..losses.segmentation import annotated_logits, dice_cross_entropy
+from ..losses.segmentation import annotated_logits, dice_cross_entropy, label_map
 from ..models.ema import MovingAverage
 from ..models.students import build_student
 from ..transforms.presets import weak
@@ -179,7 +179,7 @@ class BCP(nn.Module):
     def pseudo_label(self, batch: Batch, rows: Tensor) -> Tensor:
         """(len(rows), H, W) long: the teacher's most probable annotated class of the images as they are."""
         z = self.teacher(batch.image[rows], batch.modality[rows])
-        label = annotated_logits(z, batch.classes[rows]).argmax(1)
+        label = label_map(annotated_logits(z, batch.classes[rows]))
         return largest_components(label) if self.config.largest_component else label
 
 

@@ -30,7 +30,7 @@ from ..losses.co_training import (
 from ..losses.consistency import ramp_up
 from ..losses.distillation import released_pair_kl
 from ..losses.schedules import warm_up_linear
-from ..losses.segmentation import annotated_logits, dice_cross_entropy
+from ..losses.segmentation import annotated_logits, dice_cross_entropy, label_map
 from ..models.aggregation import Mean, Trio
 from ..models.statistics import untracked_statistics
 from ..models.students import StudentSpec, build_student
@@ -254,7 +254,7 @@ class KnowSAM(nn.Module):
 
         with nullcontext() if c.mix_tracks else untracked_statistics(self.trio):
             z_a, z_b, z_f = self.trio.branches(mixed.image)
-        label = annotated_logits(z_f.detach(), mixed.classes).argmax(1)
+        label = label_map(annotated_logits(z_f.detach(), mixed.classes))
         terms |= {"mix_sup": (sup(z_a) + sup(z_b)) / 2, "mix_fusion": sup(z_f)}
         loss = loss + terms["mix_sup"] + terms["mix_fusion"]
         if eta and c.entropy_weight:

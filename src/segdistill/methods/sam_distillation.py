@@ -17,7 +17,7 @@ from torch.optim import Adam
 
 from ..losses.consistency import ramp_up
 from ..losses.distillation import distillation_kl
-from ..losses.segmentation import annotated_logits, dice_cross_entropy
+from ..losses.segmentation import annotated_logits, dice_cross_entropy, label_map
 from ..models.knowsam_teacher import knowsam_teacher
 from ..models.sam import WITHOUT_WEIGHTS
 from ..models.sam_weights import find_sam
@@ -100,7 +100,7 @@ class SamDistillation(nn.Module):
         known, taught = annotated_logits(z, batch.classes), annotated_logits(z_s.detach(), batch.classes)
         weight = None
         if self.settings.gated:
-            wrong = (taught.argmax(1) != batch.mask) & batch.labelled[:, None, None]
+            wrong = (label_map(taught) != batch.mask) & batch.labelled[:, None, None]
             weight = (~wrong).float()
         return self.distil(known, taught, self.settings.temperature, weight)
 
@@ -129,4 +129,4 @@ def sam_size(size: tuple[int, int]) -> tuple[int, int]:
 def hard_distillation(student: Tensor, teacher: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
     """S against the teacher's argmax; the temperature is not used."""
     everything: Any = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
-    return dice_cross_entropy(student, teacher.argmax(1), everything[:, 0], everything, weight=weight)
+    return dice_cross_entropy(student, label_map(teacher), everything[:, 0], everything, weight=weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..losses.segmentation import annotated_logits
+from ..losses.segmentation import annotated_logits, label_map
 from ..types import Batch
 
 MARGIN = 0.02  # how far a teacher's Dice may lie behind its pupil's
@@ -46,7 +46,7 @@ class Standing(nn.Module):
 def pooled_dice(logits: Tensor, batch: Batch) -> Tensor:
     """Dice of the foreground classes over the pixels of all labelled rows; a class that is nowhere counts as found."""
     rows = batch.labelled[:, None, None]
-    label = annotated_logits(logits, batch.classes).argmax(1)
+    label = label_map(annotated_logits(logits, batch.classes))
     scores = []
     for k in range(1, logits.shape[1]):
         found, there = (label == k) & rows, (batch.mask == k) & rows

@@ -67,18 +67,26 @@ class EncoderBlock(nn.Module):
         return torch.cat([qkv, value.expand(batch, below, width + right, -1)], 1)
 
     def _attend(self, qkv: Tensor, control: Control | None) -> Tensor:
-        """Self-attention of each (B, h, w, 3D) with decomposed relative positions (Li et al. 2022) -> (B, h, w, D)."""
+        """Self-attention of each (B, h, w, 3D) with decomposed relative positions (Li et al. 2022) -> (B, h, w, D).
+
+        A query's position terms and a key's row and column are further dimensions of both, so that their product is the
+        whole score: torch's fused attention then needs no (hw, hw) bias, whose gradient it does not know.
+        """
         batch, height, width, _ = qkv.shape
         q, k, v = qkv.view(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, hw, d)
-        bias = None
+        depth = q.shape[-1]
+        queries, keys = [q * depth**-0.5], [k]
         if self.attn.use_rel_pos:
-            grid = q.reshape(batch, self.heads, height, width, -1)
+            grid = q.reshape(batch, self.heads, height, width, depth)
             rows = torch.einsum("bnhwd,hkd->bnhwk", grid, relative(self.attn.rel_pos_h, height))
             columns = torch.einsum("bnhwd,wkd->bnhwk", grid, relative(self.attn.rel_pos_w, width))
-            bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(4).flatten(2, 3)  # (B, heads, hw, hw)
+            queries += [rows.flatten(2, 3).to(q.dtype), columns.flatten(2, 3).to(q.dtype)]
+            keys.append(places(height, width, k).expand(batch, self.heads, -1, -1))
+        query, key = torch.cat(queries, -1), torch.cat(keys, -1)
         if control is not None:
-            k, v, bias = _with_token(k, v, bias, control)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+            query, key, v = _with_token(query, key, v, control)
+        value = F.pad(v, (0, query.shape[-1] - depth))  # fused attention wants one width
+        seen = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :depth]
         return seen.transpose(1, 2).reshape(batch, height, width, -1)
 
     def forward(self, tokens: Tensor, control: Control | None = None) -> Tensor:
@@ -89,16 +97,15 @@ class EncoderBlock(nn.Module):
         return out if control is None else out + control.mlp(normed)
 
 
-def _with_token(key: Tensor, value: Tensor, bias: Tensor | None, control: Control) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values (B', heads, N, d) of windows and their bias (B', heads, N, N) with the control's appended."""
-    windows, heads, n, _ = key.shape
-    token = control.bias[:, None, None, None].expand(-1, heads, n, 1)
-    more = [each_window(x, windows) for x in (control.key[:, :, None], control.value[:, :, None], token)]
-    old = key.new_zeros(windows, heads, n, n) if bias is None else bias
-    key, value, bias = (
-        torch.cat([x, y.to(x.dtype)], a) for x, y, a in zip((key, value, old), more, (2, 2, 3), strict=True)
-    )
-    return key, value, bias
+def _with_token(query: Tensor, key: Tensor, value: Tensor, control: Control) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys (B', heads, N, d') and values of windows with the control's key, value and bias."""
+    windows, heads, n, wide = key.shape
+    token_key, token_value = (each_window(x[:, :, None], windows).to(key.dtype) for x in (control.key, control.value))
+    bias = each_window(control.bias[:, None, None, None].expand(-1, heads, 1, 1), windows).to(key.dtype)
+    last = torch.cat([F.pad(token_key, (0, wide - token_key.shape[-1])), bias], -1)
+    key = torch.cat([F.pad(key, (0, 1)), last], 2)
+    query = torch.cat([query, query.new_ones(windows, heads, n, 1)], -1)
+    return query, key, torch.cat([value, token_value], 2)
 
 
 def each_window(x: Tensor, windows: int) -> Tensor:
@@ -110,6 +117,13 @@ def relative(table: Tensor, size: int) -> Tensor:
     """Rows of a table (2 size - 1, d) of distances -(size - 1)..size - 1, by query and key: (size, size, d)."""
     steps = torch.arange(size, device=table.device)
     return table[steps[:, None] - steps + size - 1]
+
+
+def places(height: int, width: int, like: Tensor) -> Tensor:
+    """Row and column of each cell of the grid, one-hot: (height * width, height + width)."""
+    row = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, 0)
+    column = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
+    return torch.cat([row, column], 1)
 
 
 def cut_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
@@ -124,7 +138,7 @@ def join_windows(x: Tensor, height: int, width: int) -> Tensor:
     h, w, depth = x.shape[1:]
     down, across = -(-height // h), -(-width // w)
     whole = x.view(-1, down, across, h, w, depth).transpose(2, 3).reshape(-1, down * h, across * w, depth)
-    return whole[:, :height, :width]
+    return whole[:, :height, :width].contiguous()  # else a linear layer copies its weight for each row
 
 
 class Sam(nn.Module):
