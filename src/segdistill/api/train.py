@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from ..data.audit import LEAKS
 from ..data.batches import Dataset, TrainingBatches
 from ..data.labels import colours
 from ..deploy.artefact import save_student
@@ -150,7 +151,7 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     with _timed(run, processes):
         trained, method = _fit(run, folders, data, options, config, processes)
     processes.part()
-    card = _card(loaded, options, config, method.student)
+    card = _card(run, loaded, options, config, method.student)
     _save_last(run, method, trained, card)
     split, score = _scoring(run, loaded, options)
     evaluation = save_scored(run / "student", method.student, card, score)
@@ -226,8 +227,10 @@ def _balance(data: Dataset, options: TrainOptions) -> float:
     return 0.5 if len(data.datasets) > 1 else 0.0
 
 
-def _card(loaded: Loaded, options: TrainOptions, config: Any, student: torch.nn.Module) -> Card:
+def _card(run: Path, loaded: Loaded, options: TrainOptions, config: Any, student: torch.nn.Module) -> Card:
     spec, data = student_spec(student), loaded.dataset
+    found = read_json(run / "data" / "check.json")["findings"]
+    leaks = [entry["what"] for entry in found if entry["code"] in LEAKS]  # counts; no file, no patient
     return Card(
         name=spec.name,
         arguments=spec.arguments,
@@ -242,7 +245,7 @@ def _card(loaded: Loaded, options: TrainOptions, config: Any, student: torch.nn.
         postprocess=options.postprocess,
         data_hash=loaded.facts["hash"],
         versions=versions(),
-        data={"name": loaded.facts["name"], "splits": split_table(data.rows)},
+        data={"name": loaded.facts["name"], "splits": split_table(data.rows), "leaks": leaks},
         pretrained=pretrained(config),
     )
 

@@ -37,7 +37,9 @@ class Card:
     data_hash: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     origin: str = ""  # where converted weights are from: file names and their SHA-256
-    data: dict[str, Any] = field(default_factory=dict)  # "name" and "splits" (rows of counts) of the training data
+    data: dict[str, Any] = field(
+        default_factory=dict
+    )  # of the training data: "name", "splits" (rows of counts), "leaks"
     pretrained: dict[str, str] = field(default_factory=dict)  # what was taken from others -> its name and licence
     format_version: int = FORMAT_VERSION
 

@@ -103,6 +103,7 @@ def _limits(card: Card) -> Iterator[str]:
             )
         if tables[0].get("ece") is not None:
             yield f"Its probabilities are off by {tables[0]['ece']:.3f} on average over pixels (ECE)."
+    yield from (f"The data check found {leak}." for leak in card.data.get("leaks", ()))
     labelled = sum(row["labelled"] for row in card.data.get("splits", ()) if row["split"] == "train")
     if 0 < labelled < FEW:
         yield f"It learned from {labelled} masks; what they do not show, it has not seen labelled."
@@ -115,6 +116,7 @@ def _limits(card: Card) -> Iterator[str]:
 
 def _pretrained(card: Card) -> Iterator[str]:
     if card.origin:
+        yield "- They are converted ones: the licence of their authors applies."
         return
     for role, text in card.pretrained.items():
         yield f"- {role.capitalize()}: {_cell(text)}"
