@@ -63,6 +63,8 @@ def test_nothing_sticks_out_at_any_width(report, page, width, scheme):
     page.goto(report.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(STICKING_OUT, width) == []
+    first = "[...document.querySelectorAll('tr > :first-child')].map((e) => e.getBoundingClientRect().width)"
+    assert max(page.evaluate(first)) <= max(0.6 * width, 260)  # it stays in place while the others scroll
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
         "rgb(246, 247, 249)" if scheme == "light" else "rgb(20, 23, 27)"
     )
