@@ -169,20 +169,66 @@ def test_a_folder_with_other_files_is_not_replaced(folder, card, network):
 
 def test_model_card_says_what_it_is(card, network, tmp_path):
     statistic = {"mean": 0.8125, "low": 0.75, "high": 0.875, "median": 0.8, "n": 9}
+    undefined = {"mean": None, "low": None, "high": None, "n": 0}
     summary = {
         "images": 9,
         "unit": "px",
         "note": "Small set.",
-        "classes": {"polyp": {"dice": statistic, "hd95": {"mean": None, "low": None, "high": None, "n": 0}}},
+        "run": {"scored split": "val"},
+        "classes": {
+            "polyp": {
+                "empty_reference": 0,
+                "dice": statistic,
+                "hd95": undefined,
+            }
+        },
         "mean": {"dice": statistic | {"low": None}},
     }
-    c = card(3, scores={"test": summary})
+    splits = [{"split": "train", "images": 40, "labelled": 7, "patients": "–"}]
+    c = card(
+        3,
+        scores={"test": summary},
+        data={"name": "kvasir", "splits": splits, "leaks": ["exact copies: 2 pairs"]},
+        pretrained={"teacher": "facebook/sam-vit-base: Apache-2.0"},
+    )
     save_student(tmp_path / "polyps", network(c), c)
     text = (tmp_path / "polyps" / "README.md").read_text(encoding="utf-8")
     assert "| polyp | 0.812 (0.750 to 0.875) | undefined |" in text
     assert "| mean | 0.812 | undefined |" in text
     assert "Research use; not a medical device" in text
-    assert "Licence: weights: CC BY-NC 4.0, as the data" in text
+    assert "- These weights: weights: CC BY-NC 4.0, as the data\n- Teacher: facebook/sam-vit-base: Apache-2.0\n" in text
+    assert "Trained on kvasir; hash of the contents of images and masks: `ab12`" in text
+    assert "| train | 40 | 7 | – |" in text
+    limits = text.partition("## Limits")[2].partition("## ")[0]
+    for limit in (
+        "Small set.",
+        "Scored on the val split, which chose these weights",
+        "Every scored image shows polyp",
+        "The data check found exact copies: 2 pairs.",
+        "It learned from 7 masks",
+        "(their modality) is not known",
+        "other hospitals",
+        "One training",
+    ):
+        assert limit in limits
     assert 'segdistill predict "polyps" images/ -o masks/' in text
     assert 'segdistill export "polyps" -o "polyps.onnx"' in text
     assert "größe \\| x" in text
+
+
+def test_the_card_of_an_unscored_student_claims_nothing(card, network, tmp_path):
+    c = card(data_hash="", modalities=("endoscopy",))
+    save_student(tmp_path / "polyps", network(c), c)
+    text = (tmp_path / "polyps" / "README.md").read_text(encoding="utf-8")
+    for phrase in ("Never scored", "data that are not known", "`unknown`", "Not scored.", "weights: none."):
+        assert phrase in text
+    assert "modality) is not known" not in text
+
+
+def test_a_card_of_an_earlier_version_is_read(folder):
+    values = json.loads((folder / "student.json").read_text(encoding="utf-8"))
+    for name in ("origin", "data", "pretrained"):
+        del values[name]
+    (folder / "student.json").write_text(json.dumps(values), encoding="utf-8")
+    card = load_student(folder).card
+    assert (card.data, card.pretrained) == ({}, {})

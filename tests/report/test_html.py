@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from segdistill.metrics.routing import summarise_routing
-from segdistill.report.html import Example, ReportData, write_report
+from segdistill.report.html import write_report
 from segdistill.types import Remarks, UserError
 
+from .reports import calibrated, comparison, example, full_report, report, score, statistic, summary
+
 VOID = {"meta", "img", "br", "path", "use", "link", "input", "hr"}
-METRICS = ("dice", "iou", "precision", "recall", "specificity", "hd95", "assd", "nsd")
 NASTY = "<script>alert(1)</script>.png"
 
 
@@ -64,70 +65,6 @@ class Page(HTMLParser):
         return [attributes["id"] for tag, attributes in self.tags if tag == "section"]
 
 
-def statistic(mean: float | None, spread: float = 0.05) -> dict[str, Any]:
-    if mean is None:
-        return {"mean": None, "low": None, "high": None, "median": None, "n": 0}
-    return {"mean": mean, "low": mean - spread, "high": mean + spread, "median": mean, "n": 6}
-
-
-def block(dice: float | None) -> dict[str, Any]:
-    scores = {name: statistic(dice) for name in METRICS}
-    if dice is not None:
-        scores |= {"hd95": statistic(40.0, spread=2.5), "assd": statistic(10.0, spread=0.5)}
-    counts = {"images": 8, "both_empty": 2, "empty_reference": 3, "empty_prediction": 4}
-    return scores | {"pooled_dice": dice, "dice_nonempty": statistic(dice), "false_positive_rate": 1 / 3} | counts
-
-
-def summary(**classes: float | None) -> dict[str, Any]:
-    return {
-        "images": 8,
-        "groups": 4,
-        "grouped_by": "patient",
-        "kind": "image",
-        "unit": "mm",
-        "tolerance": 2.0,
-        "note": "Small set: careful.",
-        "ece": None,
-        "classes": {name: block(dice) for name, dice in classes.items()},
-        "mean": block(next(iter(classes.values()))),
-    }
-
-
-def score(image: str, name: object, dice: float | None) -> dict[str, Any]:
-    return {"image": image, "class": name, "dice": dice}
-
-
-def example(name: str, kind: str, *, shape: tuple[int, int] = (50, 80), classes: int = 2, seed: int = 0) -> Example:
-    rng = np.random.default_rng(seed)
-    reference, prediction = np.zeros((2, *shape), dtype=np.uint8)
-    reference[10:30, 10:40], prediction[15:35, 20:50] = 1, classes - 1
-    return Example(name, kind, "Dice 0.12, polyp", rng.integers(0, 256, (*shape, 3), np.uint8), reference, prediction)
-
-
-def report(**changes: Any) -> ReportData:
-    log: list[Mapping[str, object]] = []
-    for i in range(1, 31):
-        log.append({"stage": "main", "iteration": i, "loss": 2 / i, "lr": 0.01, "terms": {"seg": 1 / i, "kd": 1 / i}})
-    log.append({"stage": "main", "iteration": 30, "validation": {"dice": 0.71, "polyp": 0.71}})
-    data = ReportData(
-        title="supervised on kvasir",
-        command="segdistill train kvasir --labelled 60",
-        facts={"Data hash": "abc123", "Seed": "0"},
-        config="method: supervised\nseed: 0\n",
-        classes=["background", "polyp"],
-        colours=[(0, 0, 0), (255, 0, 0)],
-        splits=[{"split": "train", "images": 1200, "labelled": 60, "patients": None}],
-        mapping="0 -> background\n255 -> polyp",
-        log=log,
-        summary=summary(polyp=0.7126),
-        scores=[score(f"{i}.png", 1, d) for i, d in enumerate((0.1, 0.4, 0.8, 0.9, math.nan, None))],
-        examples=[example("b.png", "best"), example("w.png", "worst"), example("m.png", "median")],
-        student={"Network": "unet", "File": "7.3 MB"},
-        warnings=["4 test images are also in the training split"],
-    )
-    return replace(data, **changes)
-
-
 def render(tmp_path: Path, **changes: Any) -> tuple[str, Page]:
     path = tmp_path / "bericht ü" / "report.html"
     path.parent.mkdir(exist_ok=True)
@@ -140,7 +77,7 @@ def render(tmp_path: Path, **changes: Any) -> tuple[str, Page]:
 def test_all_parts_are_there_in_order(tmp_path: Path) -> None:
     text, page = render(tmp_path)
     assert page.sections() == [
-        *("headline", "warnings", "scores", "distribution", "examples", "training", "student", "run"),
+        *("headline", "warnings", "scores", "examples", "cases", "distribution", "training", "student", "run"),
     ]
     assert text.startswith("<!DOCTYPE html>")
     assert "<title>supervised on kvasir</title>" in text
@@ -214,16 +151,18 @@ def test_worst_comes_first(tmp_path: Path) -> None:
 
 
 def test_nothing_is_loaded_and_nothing_runs(tmp_path: Path) -> None:
-    _, page = render(tmp_path)
+    whole = full_report("a.png", "../a.png")
+    write_report(tmp_path / "full.html", whole)
+    page = Page((tmp_path / "full.html").read_text(encoding="utf-8"))
     assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
-    for _, attributes in page.tags:
+    for tag, attributes in page.tags:
         for name, value in attributes.items():
             assert not name.startswith("on")
             if name in ("src", "href", "xlink:href", "srcset", "action"):
                 assert value
-                assert value.startswith(("data:image/jpeg;base64,", "#"))
+                assert value.startswith(("data:image/jpeg;base64,", "#")) or (tag, value) == ("a", "../a.png")
     targets = {attributes.get("id") for _, attributes in page.tags}
-    assert {str(a["href"])[1:] for tag, a in page.tags if tag == "a"} <= targets
+    assert {str(a["href"])[1:] for tag, a in page.tags if tag == "a"} <= targets | {"./a.png"}
 
 
 def test_pictures_are_small_and_decodable(tmp_path: Path) -> None:
@@ -295,7 +234,7 @@ def test_evaluation_without_training_or_pictures(tmp_path: Path) -> None:
     _, page = render(
         tmp_path, log=[], examples=[], student={}, warnings=[], splits=[], mapping="", config="", facts={}, command=""
     )
-    assert page.sections() == ["headline", "scores", "distribution", "examples", "run"]
+    assert page.sections() == ["headline", "scores", "examples", "cases", "distribution", "run"]
     assert "No overlays were made" in page.text["examples"]
 
 
@@ -389,3 +328,85 @@ def test_a_large_run_stays_small_and_quick(tmp_path: Path) -> None:
     text, _ = render(tmp_path, log=log, examples=examples, scores=scores)
     assert time.perf_counter() - began < 10
     assert len(text.encode()) < 3_000_000
+
+
+def test_the_worst_images_are_listed_with_links_to_their_files(tmp_path: Path) -> None:
+    scores = [score(f"{i}.png", 1, i / 100) for i in range(30)]
+    links = {"0.png": "../data%20%C3%BC/0.png", "w.png": "w%23.png"}
+    _, page = render(tmp_path, scores=scores[::-1], links=links)
+    rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    at = rows.index(["Image", "polyp: Dice", "HD95 (mm)"])
+    assert rows[at + 1 : at + 11] == [[f"{i}.png", f"{i / 100:.3f}", "12.0"] for i in range(10)]
+    assert "20 more are in scores.csv" in page.text["cases"]
+    found = [attributes["href"] for tag, attributes in page.tags if tag == "a" and "%" in str(attributes["href"])]
+    assert found == ["w%23.png", "../data%20%C3%BC/0.png"]
+
+
+def test_volumes_are_listed_whole_and_classes_that_they_lack_are_dashes(tmp_path: Path) -> None:
+    scores = [score("a", "polyp", 0.9), score("b", "polyp", 0.2), score("b", "tool", 0.4), score("c", "tool", None)]
+    _, page = render(
+        tmp_path,
+        summary=summary(polyp=0.5, tool=0.4) | {"kind": "volume"},
+        classes=["background", "polyp", "tool"],
+        colours=[(0, 0, 0)] * 3,
+        scores=scores,
+        examples=[],
+    )
+    rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    at = next(i for i, row in enumerate(rows) if row[0] == "Volume")
+    assert [row[0] for row in rows[at + 1 : at + 4]] == ["b", "a", "c"]
+    assert rows[at + 2] == ["a", "0.900", "12.0", "–", "–"]
+
+
+def test_dice_by_size_and_by_patient(tmp_path: Path) -> None:
+    scores = [score(f"{i}", 1, i / 10, f"p{i % 3}", 100 * (i + 1)) for i in range(9)]
+    _, page = render(tmp_path, scores=scores)
+    rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    sizes = [row for row in rows if row[0] in ("1–3 %", "4–6 %", "7–9 %")]
+    assert [row[1:3:1][0] for row in sizes] == ["3", "3", "3"]
+    assert [row[2].partition(" ")[0] for row in sizes] == ["0.100", "0.400", "0.700"]
+    assert all("[" in row[2] for row in sizes)
+    assert [row for row in rows if row[0] in ("p0", "p1", "p2")] == [
+        ["p0", "3", "0.300", "0.000", "0"],
+        ["p1", "3", "0.400", "0.100", "1"],
+        ["p2", "3", "0.500", "0.200", "2"],
+    ]
+    assert "mean Dice is 0.400 (95 % interval over patients" in page.text["patients"]
+    assert not {"sizes", "patients"} & set(render(tmp_path)[1].sections())
+
+
+def test_calibration_is_drawn_where_known(tmp_path: Path) -> None:
+    text, page = render(tmp_path, summary=summary(polyp=0.5) | calibrated())
+    assert "0.060 more sure than right" in page.text["calibration"]
+    assert "1,000 pixels" in page.text["calibration"]
+    assert '<a href="#calibration">' in text
+    assert "calibration" not in render(tmp_path, summary=summary(polyp=0.5) | {"calibration": []})[1].sections()
+
+
+def test_the_baseline_stands_in_the_headline_and_in_a_table(tmp_path: Path) -> None:
+    _, page = render(tmp_path, baseline=comparison(NASTY))
+    assert f"kd against {NASTY}, Dice of polyp +0.100 [+0.080, +0.120]: better." in page.text["headline"]
+    rows = [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    row = next(row for row in rows if row[:2] == ["polyp", "Dice"])
+    assert row[2:6] == ["60 [20 patients]", "0.500", "0.600", "+0.100 [[+0.080, +0.120]]"]
+    assert "One training each." in page.text["baseline"]
+
+
+def test_uncertainty_stands_beside_each_overlay_with_its_scale(tmp_path: Path) -> None:
+    unsure = np.zeros((50, 80), np.uint8)
+    text, page = render(tmp_path, examples=[replace(example("a", "worst"), unsure=unsure)])
+    assert [a["alt"] for tag, a in page.tags if tag == "img"] == [
+        f"{title} of a, worst case" for title in ("Image", "Comparison", "Uncertainty")
+    ]
+    assert "to 1 bit (all classes alike)" in page.text["examples"]
+    assert "linear-gradient(to right, rgb(" in text
+    assert "entropy" not in render(tmp_path)[1].text["examples"]
+
+
+def test_the_sections_of_a_full_report(tmp_path: Path) -> None:
+    write_report(tmp_path / "full.html", full_report("a.png", "../a.png"))
+    page = Page((tmp_path / "full.html").read_text(encoding="utf-8"))
+    assert page.sections() == [
+        *("headline", "warnings", "scores", "baseline", "examples", "cases", "distribution", "sizes", "patients"),
+        *("calibration", "training", "remarks", "student", "run"),
+    ]

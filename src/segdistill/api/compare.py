@@ -52,6 +52,14 @@ def compare(runs: Sequence[Path | str], out: Path | str | None = None) -> list[C
     return comparisons
 
 
+def against(baseline: Run, run: Run) -> Comparison:
+    """What a run changes against another one; UserError where they cannot be compared."""
+    groups = [[baseline], [run]]
+    _check([baseline, run], groups)
+    names = _names(groups)
+    return _compare(names[0], groups[0], names[1], groups[1])
+
+
 def _check(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> None:
     """Refuse what has no meaning as a comparison."""
     for run in runs:

@@ -16,7 +16,7 @@ from .compare import compare
 from .export import export
 from .options import TrainOptions
 from .terminal import console, interval
-from .train import train
+from .train import TrainResult, train
 from .use import predict
 
 MASKS = "8"
@@ -47,7 +47,7 @@ def demo(out: Path | str = "runs/demo", *, iterations: int = 400, threads: int |
     shutil.rmtree(out, ignore_errors=True)
     write_phantom(data, seed=seed)
     console.print(f"phantom images: {data}", markup=False)
-    results = {}
+    results: dict[str, TrainResult] = {}
     for method, (config, share) in TRAININGS.items():
         console.rule(f"{method}, {MASKS} masks")
         updates = max(1, round(share * iterations))
@@ -60,6 +60,7 @@ def demo(out: Path | str = "runs/demo", *, iterations: int = 400, threads: int |
             threads=threads,
             seed=seed,
             cache=out / "cache",
+            baseline=results["supervised"].folder if results else None,
         )
         results[method] = train(data, out / method, options, config)
     console.rule("compare, predict, export")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from ..report.html import ReportData, write_report
 from ..types import UserError
 from .data import describe_sources, load_sets, named_sets
 from .options import parse_classes, parse_threshold
-from .reporting import examples, student_facts
+from .reporting import beside_baseline, examples, links, student_facts
 from .runs import provenance
+from .scored import read_run
 from .terminal import bar, console, show_scores
 
 Split = Literal["auto", "train", "val", "test", "all"]
@@ -36,6 +38,7 @@ def evaluate(
     threshold: int | str | None = None,
     modality: str | None = None,
     tolerance: float = 2.0,
+    baseline: Path | str | None = None,
     metrics: Literal["polyp"] | None = None,
     device: str = "cpu",
     threads: int | None = None,
@@ -55,6 +58,7 @@ def evaluate(
             controllers per modality uses those of this one; of one that it does not know, those that its classifier
             chooses for each image.
         tolerance: Distance up to which a boundary counts as met (NSD); in mm where the spacing is known, else pixels.
+        baseline: Run folder, or one that evaluate wrote: the report compares with it on the images that both scored.
         metrics: "polyp": also the polyp literature's scores, from a student's probabilities; for one foreground class.
         device: Where a student runs: cpu or cuda.
         threads: CPU threads.
@@ -71,10 +75,14 @@ def evaluate(
             raise UserError(f"{student}: a folder of masks is scored against one data set; give one, or a student")
         if metrics:
             raise UserError(f"--metrics {metrics} needs probabilities, and {student} holds masks; leave it out")
+        if baseline:
+            raise UserError(f"--baseline {baseline}: masks get no report; use segdistill compare {baseline} OUT")
         above = parse_threshold(None if threshold is None else str(threshold))
         evaluation = _evaluate_masks(student, folders[0], split, parse_classes(classes), above, tolerance)
         report = None
     else:
+        if baseline:
+            _require_baseline(Path(baseline), out)
         if (student / "student" / "student.json").exists():
             student = student / "student"
         predictor = open_predictor(student, device, threads)
@@ -89,6 +97,9 @@ def evaluate(
         Path(out).mkdir(parents=True, exist_ok=True)
         write_scores(Path(out), evaluation)
         if report:
+            report = replace(report, links=links(evaluation, Path(out)))
+            if baseline:
+                report = beside_baseline(report, Path(baseline), Path(out))
             write_report(Path(out) / "report.html", report)
             console.print(f"report: {Path(out) / 'report.html'}", markup=False)
     show_scores(f"{', '.join(one.name for one in folders)}, original resolution", evaluation.summary)
@@ -134,6 +145,13 @@ def _evaluate_student(
         scored=", ".join(sorted({_resolved(one.rows, split) for one in sets})),
     )
     return evaluation, report
+
+
+def _require_baseline(baseline: Path, out: Path | str | None) -> None:
+    """Before anything is scored: there are scores to compare with, and a report to say so."""
+    read_run(baseline)
+    if out is None or Path(out).resolve() == baseline.resolve():
+        raise UserError(f"--baseline {baseline}: the report compares with it; give another folder with --out")
 
 
 def _require_polyp(classes: Sequence[str], sets: Sequence[Manifest]) -> None:

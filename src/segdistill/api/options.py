@@ -36,6 +36,7 @@ class TrainOptions(Settings):
         allow_leakage: Train although the test or validation split shares images or patients with training.
         postprocess: "none", or "largest": keep the largest component of each class.
         licence: One line that travels with the student.
+        baseline: Run folder, or one that evaluate wrote: the report compares with it on the images that both scored.
         threads: CPU threads of each process. None: all that torch takes, shared by the processes of a host.
         cache: Folder of decoded images. None: the user's cache folder.
     """
@@ -55,6 +56,7 @@ class TrainOptions(Settings):
     allow_leakage: bool = False
     postprocess: Literal["none", "largest"] = "none"
     licence: str = "not stated: the licences of the data and of any pretrained weights apply"
+    baseline: Path | None = None
     threads: int | None = None
     cache: Path | None = None
 

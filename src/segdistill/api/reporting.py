@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,14 @@ from ..deploy.predictor import Predictor, TorchPredictor, open_predictor
 from ..engine.evaluator import Evaluation, extremes, told_modality
 from ..formats import read_image, read_mask
 from ..report.html import Example, ReportData, write_report
-from ..types import Remarks
+from ..report.links import link_to
+from ..report.uncertainty import uncertainty
+from ..types import Remarks, UserError
+from .compare import against
 from .data import describe_sources, scored_rows, split_table
 from .runs import read_config, read_json
+from .scored import read_run
+from .terminal import console
 
 
 def training_report(
@@ -65,8 +71,29 @@ def training_report(
         warnings=warnings,
         remarks=remarks,
         scored=outcome["scored split"],
+        links=links(evaluation, run),
     )
+    if options.baseline:
+        report = beside_baseline(report, options.baseline, run)
     write_report(run / "report.html", report)
+
+
+def beside_baseline(report: ReportData, baseline: Path, folder: Path) -> ReportData:
+    """The report with what changed against a baseline, from the scores in both folders; why not, where that cannot be.
+
+    It is too late to stop here: the scores are there, and a training is behind them.
+    """
+    try:
+        return replace(report, baseline=against(read_run(baseline), read_run(folder)))
+    except UserError as error:
+        line = f"not compared with the baseline: {error}"
+        console.print(f"warning: {line}", markup=False, style="yellow")
+        return replace(report, warnings=[*report.warnings, line])
+
+
+def links(evaluation: Evaluation, folder: Path) -> dict[str, str]:
+    """Name of an image or volume as shown -> where its file is, seen from the report's folder."""
+    return {name: link_to(row.image, folder) for name, row in evaluation.names.items()}
 
 
 def examples(
@@ -83,9 +110,8 @@ def examples(
         seen = read_neighbours(around[row.image]) if around else image
         reference = mapping.apply(read_mask(row.mask))
         caption = f"Dice {dice:.3f}" + (f" of the volume; slice {row.slice}" if row.volume else "")
-        yield Example(
-            name, kind, caption, image, reference, predictor.predict(seen, told_modality(predictor, row)).labels
-        )
+        found = predictor.predict(seen, told_modality(predictor, row))
+        yield Example(name, kind, caption, image, reference, found.labels, uncertainty(found.probabilities))
 
 
 def student_facts(path: Path, predictor: Predictor, summary: dict[str, Any]) -> dict[str, str]:

@@ -64,7 +64,8 @@ def read_config(run: Path) -> tuple[list[Path], TrainOptions, Any]:
         unknown = values.keys() - {field.name for field in fields(TrainOptions)}
         if unknown:
             raise KeyError(*unknown)
-        values["cache"] = Path(values["cache"]) if values["cache"] else None
+        for name in ("cache", "baseline"):
+            values[name] = Path(values[name]) if values.get(name) else None
         return data, TrainOptions(**values), config
     except FileNotFoundError:
         raise UserError(f"{run}: no run to resume (no config.yaml); give the folder that train wrote") from None

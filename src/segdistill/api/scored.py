@@ -14,7 +14,18 @@ from ..types import UserError
 from .runs import read_config, read_json
 
 # What may differ between the seeds of one group: where and how fast a run went, not what it does.
-ASIDE = ("seed", "device", "precision", "compile", "tensorboard", "threads", "cache", "licence", "tolerance")
+ASIDE = (
+    "seed",
+    "baseline",
+    "device",
+    "precision",
+    "compile",
+    "tensorboard",
+    "threads",
+    "cache",
+    "licence",
+    "tolerance",
+)
 
 Key: TypeAlias = tuple[str, str, str]  # dataset, image, class
 

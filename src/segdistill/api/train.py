@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from ..data.audit import LEAKS
 from ..data.batches import Dataset, TrainingBatches
 from ..data.labels import colours
 from ..deploy.artefact import save_student
@@ -28,8 +29,9 @@ from ..engine.trainer import Trained, Trainer
 from ..models.students import student_spec
 from ..types import Known, Store, Task, UserError
 from .contributions import method_remarks, other_students, save_scored
-from .data import SPLITS, Loaded, load_data, prepare_data, scored_rows
+from .data import SPLITS, Loaded, load_data, prepare_data, scored_rows, split_table
 from .options import TrainOptions, check_options, parse_size
+from .pretrained import pretrained
 from .reporting import read_log, training_report
 from .runs import (
     config_text,
@@ -42,6 +44,7 @@ from .runs import (
     write_json,
     write_text,
 )
+from .scored import read_run
 from .terminal import bar, console, show_scores
 
 
@@ -96,11 +99,25 @@ def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions
     if require:
         config = require(config)
     known = _known(options, config)
+    options = _with_baseline(options)
     folder = new_folder(Path(out) if out else None, data, options)
     prepare_data(data, folder, options, known)
     write_json(folder / "run.json", provenance())
     write_text(folder / "config.yaml", config_text(data, options, config))
     return folder
+
+
+def _with_baseline(options: TrainOptions) -> TrainOptions:
+    """The options with the baseline's absolute path; UserError where it could not be compared with after training."""
+    if options.baseline is None:
+        return options
+    baseline = read_run(options.baseline)
+    if baseline.seed not in (None, options.seed):
+        raise UserError(
+            f"--baseline {options.baseline}: its seed is {baseline.seed}, which drew other splits; train with --seed "
+            f"{baseline.seed}, or give a baseline of seed {options.seed}"
+        )
+    return replace(options, baseline=options.baseline.resolve())
 
 
 def resume(run: Path | str) -> TrainResult:
@@ -136,7 +153,7 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     with _timed(run, processes):
         trained, method = _fit(run, folders, data, options, config, processes)
     processes.part()
-    card = _card(data, options, method.student, loaded.facts["hash"])
+    card = _card(run, loaded, options, config, method.student)
     _save_last(run, method, trained, card)
     split, score = _scoring(run, loaded, options)
     evaluation = save_scored(run / "student", method.student, card, score)
@@ -212,8 +229,10 @@ def _balance(data: Dataset, options: TrainOptions) -> float:
     return 0.5 if len(data.datasets) > 1 else 0.0
 
 
-def _card(data: Dataset, options: TrainOptions, student: torch.nn.Module, data_hash: str) -> Card:
-    spec = student_spec(student)
+def _card(run: Path, loaded: Loaded, options: TrainOptions, config: Any, student: torch.nn.Module) -> Card:
+    spec, data = student_spec(student), loaded.dataset
+    found = read_json(run / "data" / "check.json")["findings"]
+    leaks = [entry["what"] for entry in found if entry["code"] in LEAKS]  # counts; no file, no patient
     return Card(
         name=spec.name,
         arguments=spec.arguments,
@@ -226,8 +245,10 @@ def _card(data: Dataset, options: TrainOptions, student: torch.nn.Module, data_h
         modalities=data.modalities,
         neighbours=options.neighbours,
         postprocess=options.postprocess,
-        data_hash=data_hash,
+        data_hash=loaded.facts["hash"],
         versions=versions(),
+        data={"name": loaded.facts["name"], "splits": split_table(data.rows), "leaks": leaks},
+        pretrained=pretrained(config),
     )
 
 
@@ -248,7 +269,7 @@ def _scoring(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[str, Cal
             raise UserError(f"{run}: no labelled test or validation image to score; the student is in {folder}")
         predictor = open_predictor(folder, resolve_device(options.device))
         with bar(f"scoring {folder.name} on {split}") as progress:
-            return evaluate_cases(
+            evaluation = evaluate_cases(
                 predicted_cases(predictor, rows, loaded.sources),
                 classes=loaded.dataset.classes,
                 dataset=loaded.facts["name"],
@@ -257,6 +278,8 @@ def _scoring(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[str, Cal
                 seed=options.seed,
                 on_progress=lambda done: progress(done, len(rows)),
             )
+        evaluation.summary["run"] = {"scored split": split}  # for the card; the run adds to it
+        return evaluation
 
     return split, score
 

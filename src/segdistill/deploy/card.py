@@ -11,7 +11,7 @@ from ..types import UserError
 FORMAT_VERSION = 1
 FITS = ("squash", "pad")
 POSTPROCESSES = ("none", "largest")
-LATER = ("origin",)  # entries that older students lack
+LATER = ("origin", "data", "pretrained")  # entries that older students lack
 
 RGB = tuple[int, int, int]
 
@@ -37,6 +37,10 @@ class Card:
     data_hash: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     origin: str = ""  # where converted weights are from: file names and their SHA-256
+    data: dict[str, Any] = field(
+        default_factory=dict
+    )  # of the training data: "name", "splits" (rows of counts), "leaks"
+    pretrained: dict[str, str] = field(default_factory=dict)  # what was taken from others -> its name and licence
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -55,7 +55,8 @@ class Evaluation:
     """The table, one row per class of an image or volume, and its summary."""
 
     scores: list[dict[str, Any]]  # score_image's rows (and polyp_scores), with image, shown, dataset, patient, modality
-    summary: dict[str, Any]  # metrics.summarise, with "kind", "ece", "ms_per_image" and, if it routes, "routing"
+    # metrics.summarise, with "kind", "ece", "calibration" (its table), "ms_per_image" and, if it routes, "routing"
+    summary: dict[str, Any]
     names: dict[str, Row]  # name as shown, unlike any other's -> the row to show
 
 
@@ -223,6 +224,7 @@ def evaluate_cases(
     kind, unit = "volume" if kinds == {"volume"} else "image", "mm" if units == {"mm"} else "px"
     summary = summarise(scores, class_names=classes, kind=kind, unit=unit, tolerance=tolerance, seed=seed)
     summary["ece"] = calibration.ece if seconds else None
+    summary["calibration"] = calibration.table()
     summary["ms_per_image"] = 1000 * float(np.median(seconds)) if seconds else None
     if routed:
         true, thought = zip(*routed, strict=True)

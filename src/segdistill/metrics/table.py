@@ -58,10 +58,7 @@ def build_table(rows: Sequence[Mapping[str, Any]], *, classes: int, kind: str = 
         counts[at] = row["tp"], row["fp"], row["fn"]
         empty_reference[at], empty_prediction[at] = row["empty_reference"], row["empty_prediction"]
 
-    known = all(patient for _, patient in patients)
-    order = {patient: g for g, patient in enumerate(dict.fromkeys(patients))}
-    by_patient = known and len(order) < len(patients)
-    group = np.array([order[p] for p in patients]) if by_patient else np.arange(len(patients))
+    group, known, by_patient = grouping(patients)
     return Table(
         scores=scores,
         counts=counts,
@@ -72,3 +69,17 @@ def build_table(rows: Sequence[Mapping[str, Any]], *, classes: int, kind: str = 
         grouped_by="patient" if by_patient else kind,
         patients_known=known,
     )
+
+
+def grouping(patients: Sequence[tuple[str, str]]) -> tuple[NDArray[np.intp], bool, bool]:
+    """What the bootstrap draws, from the (dataset, patient) of each image, "" where unknown.
+
+    Returns:
+        (N,) indices 0..G-1, whether all patients are known, whether the indices are of patients: they are of images
+        where a patient is unknown or each has one image.
+    """
+    known = all(patient for _, patient in patients)
+    order = {patient: g for g, patient in enumerate(dict.fromkeys(patients))}
+    by_patient = known and len(order) < len(patients)
+    group = np.array([order[p] for p in patients]) if by_patient else np.arange(len(patients))
+    return group, known, by_patient

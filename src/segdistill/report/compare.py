@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..formats import replacing
 from ..metrics.paired import FEWEST, Difference, Verdict
-from .html import page_template
+from .page import page_template
 
 COLUMNS = ("class", "score", "images", "baseline", "other", "difference [95 %]", "verdict")
 WORDS: dict[Verdict, str] = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from ..formats import replacing, resize_image, resize_labels
 from ..metrics.polyp import POLYP_METRICS
 from ..metrics.routing import describe_routing
 from ..types import Remarks
+from .cases import MOST, calibration, patients, sizes, worst_cases
+from .compare import EXPLANATION, Comparison
 from .figures import (
     CONFUSED,
     MAX_POINTS,
@@ -32,12 +34,10 @@ from .figures import (
     number,
     picture_size,
 )
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from .page import figure, interval, page_template
+from .uncertainty import scale, uncertainty_map
 
 KINDS = ("worst", "median", "best")  # the order in the report: what fails is seen first
-MAX_VOLUMES = 50  # listed one by one
 SILENT = Remarks((), ())
 WIDE = 1.8  # width / height above which a picture has a row of its own
 POOR = 0.5  # Dice below which an image counts as poor in the words of the headline
@@ -53,6 +53,7 @@ class Example:
     image: NDArray[np.uint8]  # (H, W, 3)
     reference: NDArray[np.uint8]  # (H, W)
     prediction: NDArray[np.uint8]  # (H, W)
+    unsure: NDArray[np.uint8] | None = None  # (H, W) of uncertainty.uncertainty
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class ReportData:
     warnings: Sequence[str]
     remarks: Remarks = SILENT  # of the method
     scored: str = "test"  # the split that was scored; anything else is said in the headline
+    links: Mapping[str, str] = field(default_factory=dict)  # image as shown -> URI of its file from the report's place
+    baseline: Comparison | None = None  # what changed against another run
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -85,7 +88,8 @@ def write_report(path: Path, data: ReportData) -> None:
 
 
 def _render(data: ReportData) -> str:
-    volumes = _volumes(data) if data.summary["kind"] == "volume" else {}
+    kind, scored = data.summary["kind"], any(not np.isnan(number(row["dice"])) for row in data.scores)
+    cases = worst_cases(data.scores, data.classes) if scored else []
     kinds = dict.fromkeys((*KINDS, *(example.kind for example in data.examples)))
     return page_template("template.html.j2").render(
         data=data,
@@ -95,8 +99,11 @@ def _render(data: ReportData) -> str:
         parts=list(_parts(data.summary)),
         overview=list(_overview(data.summary)),
         polyp=POLYP_METRICS if "polyp" in data.summary else {},
-        per_volume=dict(list(volumes.items())[:MAX_VOLUMES]),
-        hidden_volumes=max(0, len(volumes) - MAX_VOLUMES),
+        cases=cases[: MOST[kind]],
+        hidden_cases=len(cases[MOST[kind] :]),
+        sizes=list(sizes({name: _rows(data, name) for name in data.summary["classes"]}, kind)),
+        patients=patients(data.scores),
+        calibration=calibration(data.summary),
         panels=log_panels(data.log),
         remarked=[
             (caption, data_uri(enlarged(picture)), picture.shape[1] > WIDE * picture.shape[0])
@@ -109,20 +116,10 @@ def _render(data: ReportData) -> str:
         legend=list(zip(data.classes, data.colours, strict=True))[1:],
         lines={"reference": REFERENCE, "prediction": PREDICTION, "confused": CONFUSED, "tint": TINT},
         limits={"ticks": MAX_TICKS, "points": MAX_POINTS},
+        scale=scale() if any(example.unsure is not None for example in data.examples) else "",
+        explanation=EXPLANATION,
+        bits=math.log2(len(data.classes)),
     )
-
-
-def page_template(name: str) -> Template:
-    """A template of this folder; values are escaped, a name that is not given is an error."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-    from markupsafe import Markup
-
-    files = FunctionLoader(lambda file: resources.files(__package__).joinpath(file).read_text(encoding="utf-8"))
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=files
-    )
-    environment.filters.update(figure=_figure, interval=_interval, count=_count, svg=lambda p: Markup(p.svg))
-    return environment.get_template(name)
 
 
 def _parts(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -167,10 +164,10 @@ def _sentences(data: ReportData) -> Iterator[str]:
         yield f"No {summary['kind']} could be scored: reference and prediction are empty everywhere."
         return
     yield "Dice is 1 where the student's mask equals the reference and 0 where they do not meet."
-    if _interval(mean):
+    if interval(mean):
         yield (
-            f"For {summary['grouped_by']}s like these the true mean is likely between {_figure(mean['low'])} and "
-            f"{_figure(mean['high'])} (95 % bootstrap interval over {summary['grouped_by']}s)."
+            f"For {summary['grouped_by']}s like these the true mean is likely between {figure(mean['low'])} and "
+            f"{figure(mean['high'])} (95 % bootstrap interval over {summary['grouped_by']}s)."
         )
     for name, block in summary["classes"].items():
         yield from _class_sentences(name, block, [number(row["dice"]) for row in _rows(data, name)], summary["kind"])
@@ -178,12 +175,14 @@ def _sentences(data: ReportData) -> Iterator[str]:
         macro, worst = summary["macro"]["dice"], _worst(summary["modalities"])
         yield (
             f"With each of {macro['n']} modalities counted once, however many {summary['kind']}s it has, the mean "
-            f"Dice is {_figure(macro['mean'])}{worst}."
+            f"Dice is {figure(macro['mean'])}{worst}."
         )
     yield (
         "The interval says nothing about other hospitals, devices or populations, nor about training again with "
         "another seed."
     )
+    if data.baseline:
+        yield data.baseline.headline
     if data.scored != "test":
         yield (
             f"These are not test {summary['kind']}s (split: {data.scored}): the scores flatter a student that was "
@@ -199,7 +198,7 @@ def _worst(modalities: Mapping[str, Mapping[str, Any]]) -> str:
     if not means:
         return ""
     name = min(means, key=lambda one: means[one])
-    return f"; the lowest is {name or 'unknown'} with {_figure(means[name])}"
+    return f"; the lowest is {name or 'unknown'} with {figure(means[name])}"
 
 
 def _class_sentences(name: str, block: Mapping[str, Any], dice: Sequence[float], kind: str) -> Iterator[str]:
@@ -225,27 +224,13 @@ def _rows(data: ReportData, name: str) -> list[Mapping[str, Any]]:
     return [row for row in data.scores if row["class"] in (name, data.classes.index(name))]
 
 
-def _volumes(data: ReportData) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Volume -> class -> its row of scores, the worst mean Dice first."""
-    table: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for name in data.summary["classes"]:
-        for row in _rows(data, name):
-            table.setdefault(row.get("shown", row["image"]), {})[name] = row
-
-    def mean_dice(classes: dict[str, Mapping[str, Any]]) -> float:
-        values = [value for row in classes.values() if not np.isnan(value := number(row["dice"]))]
-        return float(np.mean(values)) if values else 2.0  # nothing to find, nothing found: last
-
-    return dict(sorted(table.items(), key=lambda item: mean_dice(item[1])))
-
-
 def _histograms(data: ReportData) -> list[Panel]:
     panels = []
     for name, block in data.summary["classes"].items():
         dice = [number(row["dice"]) for row in _rows(data, name)]
         if not np.isnan(dice).all():
             panels.append(
-                Panel(name, f"median {_figure(block['dice']['median'])}", dice_histogram(dice, data.summary["kind"]))
+                Panel(name, f"median {figure(block['dice']['median'])}", dice_histogram(dice, data.summary["kind"]))
             )
     return panels
 
@@ -260,23 +245,7 @@ def _pictures(example: Example, data: ReportData) -> dict[str, Any]:
         pictures.append(("Reference", class_overlay(image, reference, data.colours)))
         pictures.append(("Prediction", class_overlay(image, prediction, data.colours)))
     pictures.append(("Comparison", comparison(image, reference, prediction)))
+    if example.unsure is not None:
+        pictures.append(("Uncertainty", uncertainty_map(example.unsure, reference, size)))
     shown = [(title, data_uri(picture)) for title, picture in pictures]
     return {"name": example.name, "caption": example.caption, "pictures": shown, "size": size}
-
-
-def _figure(value: object, digits: int = 3) -> str:
-    """A number for a table; a dash where there is none."""
-    return "–" if np.isnan(number(value)) else f"{number(value):.{digits}f}"
-
-
-def _interval(block: Mapping[str, Any], digits: int = 3) -> str:
-    """The interval of a statistic; empty where it has none."""
-    ends = number(block["low"]), number(block["high"])
-    return "" if np.isnan(ends).any() else "–".join(_figure(end, digits) for end in ends)
-
-
-def _count(value: object) -> str:
-    """Whole numbers with separators; anything else as it is; a dash for None."""
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
