@@ -62,6 +62,15 @@ def lines_of(comparison):
     return {(line.label, line.score.name): line for line in comparison.lines}
 
 
+def test_iterations_are_those_that_were_asked_for(tmp_path):
+    runs = [
+        folder(tmp_path / f"{count}", scores(count / 1000), seed=0, config={"iterations": count})
+        for count in (100, 200)
+    ]
+    (comparison,) = compare(runs, tmp_path / "out")
+    assert (comparison.baseline, comparison.other) == ("supervised (iterations 100)", "supervised (iterations 200)")
+
+
 def test_runs_group_by_all_settings_but_the_seed(tmp_path):
     runs = []
     for seed in (0, 1, 2):

@@ -70,6 +70,8 @@ def read_run(folder: Path) -> Run:
     if (folder / "config.yaml").exists():
         _, options, config = read_config(folder)
         values = {k: v for k, v in asdict(options).items() if k not in ASIDE} | asdict(config)
+        if options.iterations is not None:
+            values["iterations"] = options.iterations  # in place of the method's own
         method, settings, seed = options.method, {key: str(value) for key, value in values.items()}, options.seed
     return Run(
         folder=folder,
