@@ -103,6 +103,7 @@ class Stage:
     clip: Clip | None = None
     prepare: Callable[[], None] = nothing  # once at the start of the stage; before a resume loads the checkpoint
     after_update: Callable[[float], None] = nothing  # once per optimizer update (EMA; buffers copied)
+    after_validation: Callable[[float], None] = nothing  # with the mean Dice; what it keeps belongs into a buffer
     # (image (B, 3, H, W), modality (B,)) -> other predictions by name, logits (B, C, H, W), whose Dice each validation
     # logs beside the scored one; called in eval mode under inference_mode. It decides nothing; "student" is taken
     watched: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None

@@ -229,6 +229,20 @@ def test_mixed_images_leave_the_statistics_alone():
         assert norm.num_batches_tracked == (2 if tracks else 1)
 
 
+def test_ugda_waits_for_the_validation_dice():
+    method = build()
+    assert "mix_sup" in method.step(batch(), 0.6).terms  # no validation has said anything yet
+    stage = method.stages()[0]
+    for dice, mixes in ((0.3, False), (0.55, True), (0.4, True)):
+        stage.after_validation(dice)
+        assert ("mix_sup" in method.step(batch(), 0.6).terms) == mixes
+    waited = build()
+    waited.after_validation(0.3)
+    assert "never mixed" in " ".join(waited.about_mixing([{"iteration": 9, "terms": {"unet": 1.0}}]))
+    log = [{"iteration": i, "terms": {"mix_sup": 1.0} if i > 4 else {}} for i in range(1, 9)]
+    assert list(method.about_mixing(log)) == ["UGDA mixed from update 5 of 8 on."]
+
+
 def test_untracked_statistics_normalise_by_the_batch():
     norm = torch.nn.BatchNorm2d(2)
     image = torch.randn(4, 2, 5, 5) * 3 + 1

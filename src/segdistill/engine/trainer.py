@@ -259,6 +259,7 @@ class Trainer:
         scores = found.scores
         if not scores:
             return
+        stage.after_validation(scores["dice"])
         state.stale += 1
         if state.best is None or scores["dice"] > state.best:
             state.best, state.stale = scores["dice"], 0

@@ -65,6 +65,8 @@ class KnowSAMConfig:
         consistency_from: Progress at which the consistency of the subnets starts.
         consistency_full: Progress at which it has its whole weight.
         mix_from: Progress from which UGDA mixes.
+        mix_from_dice: Validation Dice of the student, best so far, from which UGDA mixes: while pseudo-labels are more
+            wrong than right, it waits.
         mix_cells: Cells of the 4 x 4 grid that are overwritten; 0: no UGDA (an ablation).
         mix_where: Cells of the highest or the lowest entropy.
         mix_confidence: SAM's labels count in mixed images where its probability reaches this.
@@ -98,6 +100,7 @@ class KnowSAMConfig:
     consistency_from: float = 0.15  # published: 0
     consistency_full: float = 0.4  # published: 1
     mix_from: float = 0.24  # 12k of 50k iterations
+    mix_from_dice: float = 0.5  # published: 0
     mix_cells: int = 5  # released
     mix_where: Literal["highest", "lowest"] = "highest"  # released: lowest
     mix_confidence: float = 0.8  # published: 0
@@ -133,6 +136,7 @@ RELEASED = Rules(released_consistency, released_inert_consistency, released_entr
 class KnowSAM(nn.Module):
     """The trio and its SAM."""
 
+    best_dice: Tensor
     Config = KnowSAMConfig
 
     @staticmethod
@@ -147,6 +151,7 @@ class KnowSAM(nn.Module):
         agrees = AGREEMENT[c.agreement]
         self.rules = RELEASED if c.as_released else Rules(agrees, agrees, entropy)
         self.standing = Standing(2)
+        self.register_buffer("best_dice", torch.tensor(-1.0))  # of validation; not known yet
         self.mixes = bool(c.mix_cells and c.other_batch and task.labelled and task.others)
         self.sam = None if c.teacher == "none" else SamDistillation(skd(c), task)
         if self.sam and c.as_released:
@@ -185,6 +190,7 @@ class KnowSAM(nn.Module):
                 schedule=partial(warm_up_linear, warm_up=min(0.5, c.warm_up / c.iterations)),
                 clip=Clip(norm=c.clip_norm) if c.clip_norm else None,
                 after_update=self.after_update,
+                after_validation=self.after_validation,
                 watched=self.watched,
             )
         ]
@@ -215,7 +221,7 @@ class KnowSAM(nn.Module):
         if lam:
             terms["consistency"] = self.agreement(z_a, z_b, batch.classes)
             loss = loss + lam * terms["consistency"]
-        if self.mixes and progress >= c.mix_from:
+        if self.mixes and progress >= c.mix_from and not 0 <= self.best_dice < c.mix_from_dice:
             mixed = self.mixed(batch, z_f.detach(), self.pseudo(z_f, z_s))
             loss, terms = self.mixed_terms(mixed, batch, loss, terms, eta, lam)
         return StepOutput(loss, terms)
@@ -238,6 +244,10 @@ class KnowSAM(nn.Module):
         self.standing.update()
         if self.sam:
             self.sam.standing.update()
+
+    def after_validation(self, dice: float) -> None:
+        """How good the student's pseudo-labels have been on images that it does not learn from."""
+        self.best_dice.fill_(max(dice, float(self.best_dice)))
 
     def mixed_terms(
         self, mixed: Mixed, batch: Batch, loss: Tensor, terms: dict[str, Tensor], eta: float, lam: float
@@ -307,9 +317,11 @@ class KnowSAM(nn.Module):
         with torch.no_grad():
             cells = uncertain_cells(self.trio(batch.image), self.config.mix_cells or 1)
         pictures = [(f"uncertain cells {i + 1}", drawn(batch.image[i], cells[i])) for i in range(len(cells))]
-        return Remarks(tuple(self.sentences(log)), tuple(pictures) if self.config.mix_cells else ())
+        return Remarks(
+            (*self.about_sam(log), *self.about_mixing(log)), tuple(pictures) if self.config.mix_cells else ()
+        )
 
-    def sentences(self, log: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    def about_sam(self, log: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         """What the log says about SAM."""
         entries = [entry for entry in log if "sam" in entry.get("watched", {})]
         if not self.sam or not entries:
@@ -331,6 +343,21 @@ class KnowSAM(nn.Module):
                 f"The gate was {state} at the end: on labelled training images SAM's running Dice was {sam:.3f}, the "
                 f"student's {student:.3f}; a SAM more than .02 behind does not teach. It taught in {share(log):.0%} of "
                 f"the updates in which it could have."
+            )
+
+    def about_mixing(self, log: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """When UGDA began, and what it waited for."""
+        c, best = self.config, float(self.best_dice)
+        updates = [entry["iteration"] for entry in log if "terms" in entry]
+        if not (self.mixes and updates):
+            return
+        mixed = [entry["iteration"] for entry in log if "mix_sup" in entry.get("terms", {})]
+        if mixed:
+            yield f"UGDA mixed from update {mixed[0]} of {max(updates)} on."
+        elif best >= 0:
+            yield (
+                f"UGDA never mixed: it waits for a validation Dice of {c.mix_from_dice}, below which pseudo-labels are "
+                f"more wrong than right, and the best was {best:.3f}."
             )
 
 
