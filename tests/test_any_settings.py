@@ -43,6 +43,7 @@ ODD = [
     "&a {x: *a}\n",
     "[" * 5000,
     "size: " + "{a: " * 3000,
+    "size: \udc80\n",  # as bytes no UTF-8
     "size: !!int x\n",
     "size: !!binary =\n",
     "size: !!timestamp x\n",

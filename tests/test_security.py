@@ -176,3 +176,16 @@ def test_every_test_that_the_page_names_exists() -> None:
     for file, test in named:
         found = (ROOT / "tests" / file).read_text(encoding="utf-8")
         assert not test or f"def {test}(" in found, (file, test)
+
+
+def test_a_cache_with_a_damaged_header_is_made_anew(tmp_path: Path) -> None:
+    rows = load_manifest(make_set(tmp_path / "data", count=2, size=32)).rows
+    mapping = build_mapping(scan_values([row.mask for row in rows if row.mask]))
+    whole = np.array(open_cache(rows, mapping, size=(32, 32), fit="squash", folder=tmp_path / "cache").images)
+    (file,) = tmp_path.glob("cache/*/images.npy")
+    content = file.read_bytes()
+    for old, new in ((b"descr", b"\x81(\n{{"), (b"False", b"True "), (b"|u1", b"|i1"), (b"(2, 32", b"(9, 32")):
+        assert old in content
+        file.write_bytes(content.replace(old, new, 1))
+        again = np.array(open_cache(rows, mapping, size=(32, 32), fit="squash", folder=tmp_path / "cache").images)
+        np.testing.assert_array_equal(again, whole)

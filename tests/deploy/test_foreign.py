@@ -139,3 +139,11 @@ def test_openvino_files_that_were_changed(card, tmp_path):
         assert old in text
         path.write_text(text.replace(old, new), "utf-8")
         assert "OpenVINO" in fails(path)
+
+
+def test_names_that_are_no_text(card, tmp_path):
+    path = graph(tmp_path / "a.onnx", card())
+    content = path.read_bytes()
+    assert b"supervised" in content
+    path.write_bytes(content.replace(b"supervised", b"\xff" * 10))
+    assert "no text" in fails(path)
