@@ -110,6 +110,8 @@ def _train(words: list[str]) -> int:
     data = given.folders or given.data
     if not data:
         raise UserError("train needs a data folder: segdistill train DATA, or --resume RUN")
+    if not isinstance(given[name], Namespace):
+        raise UserError(f"{name}: {given[name]!r} is no group of settings; write {name}: {{iterations: 1000}}")
     built: Namespace = parser.instantiate(given)
     options = TrainOptions(**{key: built[key] for key in TrainOptions.__dataclass_fields__})
     train(data, given.out, options, built[name])
@@ -118,8 +120,6 @@ def _train(words: list[str]) -> int:
 
 def _chosen_method(words: list[str]) -> str:
     """The method that decides which settings there are: the last --method, else the one in a --config file."""
-    import yaml
-
     name = "supervised"
     for word, after in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
@@ -127,11 +127,25 @@ def _chosen_method(words: list[str]) -> str:
         if option == "--method":
             return value
         if option == "--config" and Path(value).is_file():
-            try:
-                name = yaml.safe_load(Path(value).read_text(encoding="utf-8")).get("method", name)
-            except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
-                continue  # the parser says what is wrong with the file
+            name = _settings(Path(value)).get("method", name)
     return name
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a settings file says. Raises UserError where it is none; the parser would go round in circles, or raise."""
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+        values = None if aliased else yaml.safe_load(text)
+    except Exception as error:  # PyYAML raises a dozen kinds on what it does not expect, AttributeError to KeyError
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--config {path}: not YAML in UTF-8 ({reason}); correct it, or take a recipe") from None
+    if not isinstance(values, dict):
+        what = "has aliases (*name), which are not followed" if aliased else "holds no settings"
+        raise UserError(f"--config {path}: {what}; write them as in recipes/, as size: 256")
+    return values
 
 
 def _evaluate(words: list[str]) -> int:

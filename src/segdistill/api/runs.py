@@ -24,8 +24,8 @@ REPORTED = ("segdistill", "torch", "lightning-fabric", "numpy", "scipy", "pillow
 
 def method_named(name: str) -> Any:
     """The method class; UserError for a name that does not exist."""
-    if name not in METHODS:
-        raise UserError(f"--method {name}: no such method; choose one of {', '.join(METHODS)}")
+    if not isinstance(name, str) or name not in METHODS:
+        raise UserError(f"--method {str(name)[:50]!r}: no such method; choose one of {', '.join(METHODS)}")
     return METHODS[name]
 
 
@@ -69,8 +69,8 @@ def read_config(run: Path) -> tuple[list[Path], TrainOptions, Any]:
         return data, TrainOptions(**values), config
     except FileNotFoundError:
         raise UserError(f"{run}: no run to resume (no config.yaml); give the folder that train wrote") from None
-    except (OSError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, TypeError, ValueError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(f"{run / 'config.yaml'}: not a run's configuration ({reason}); restore the file") from None
 
 

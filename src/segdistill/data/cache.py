@@ -151,14 +151,17 @@ def _read(target: Path, count: int, size: tuple[int, int]) -> Cache | None:
         images = np.load(target / "images.npy", mmap_mode="r")
         masks = np.load(target / "masks.npy", mmap_mode="r")
         crc = np.load(target / "crc.npy")
-    except (OSError, ValueError, EOFError):
+        data_hash = str(meta["data_hash"])
+    except Exception:  # whatever numpy and json find in a damaged file: it is made anew
+        return None
+    if any(part.dtype != np.uint8 or not part.flags.c_contiguous for part in (images, masks)):
         return None
     if images.shape != (count, *size, 3) or masks.shape != (count, *size) or crc.shape != (count,):
         return None
     sample = np.unique(np.linspace(0, count - 1, min(count, ROWS_VERIFIED)).astype(int))
     if any(_crc(images[i], masks[i]) != crc[i] for i in sample):
         return None
-    return Cache(images, masks, meta["data_hash"])
+    return Cache(images, masks, data_hash)
 
 
 def _crc(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> int:

@@ -11,6 +11,7 @@ from ..types import UserError
 FORMAT_VERSION = 1
 FITS = ("squash", "pad")
 POSTPROCESSES = ("none", "largest")
+MAX_SIDE = 4096  # of the network's input, as of a training; more would take any memory
 LATER = ("origin", "data", "pretrained")  # entries that older students lack
 
 RGB = tuple[int, int, int]
@@ -47,8 +48,8 @@ class Card:
         """Checks what a hand-edited file gets wrong."""
         if not 2 <= len(self.classes) <= 255 or len(self.colours) != len(self.classes):
             raise ValueError(f"{len(self.classes)} classes and {len(self.colours)} colours; needed 2 to 255, as many")
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size {self.size}; needed (height, width)")
+        if len(self.size) != 2 or not all(1 <= side <= MAX_SIDE for side in self.size):
+            raise ValueError(f"size {self.size}; needed (height, width), each up to {MAX_SIDE}")
         if self.neighbours not in (0, 1):
             raise ValueError(f"neighbours {self.neighbours}; needed 0 or 1")
         if not 0 < self.threshold < 1:
@@ -71,7 +72,7 @@ def parse_card(text: str, where: str) -> tuple[Card, dict[str, Any]]:
     """The card in a JSON text, and the values that are not the card's; `where` names the text in a UserError."""
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error}); copy or write the student again") from None
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
@@ -79,7 +80,7 @@ def parse_card(text: str, where: str) -> tuple[Card, dict[str, Any]]:
     names = {f.name for f in fields(Card)}
     try:
         card = _card({key: value for key, value in values.items() if key in names})
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UserError(f"{where} does not describe a student: {error}; copy or write the student again") from None
     return card, {key: value for key, value in values.items() if key not in names}
 

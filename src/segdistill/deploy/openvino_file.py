@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from ..types import UserError
 from .card import parse_card
 from .labels import postprocess
-from .predictor import Prediction, require_paddable
+from .predictor import Prediction, computing, fitting, require_paddable
 
 HOME = "segdistill"  # where in the file's own notes ours lie
 
@@ -70,6 +72,15 @@ def _bin_hash(path: Path) -> str:
     return hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
 
 
+@contextmanager
+def _loading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, OSError, UnicodeDecodeError) as error:  # its own; its message quotes bytes of the file
+        reason = " ".join(str(error).split())[-200:]
+        raise UserError(f"{path} is no student that OpenVINO can load ({reason}); export it again") from None
+
+
 class OpenVinoPredictor:
     """Runs what `write_openvino` wrote, on the CPU.
 
@@ -84,26 +95,26 @@ class OpenVinoPredictor:
         if device != "cpu":
             raise UserError(f"device {device!r} cannot be used: OpenVINO files run on the CPU here; use cpu")
         core = openvino.Core()
-        try:
+        with _loading(path):
             model = core.read_model(str(path))
             entries = {key: model.get_rt_info([HOME, key]).astype(str) for key in ("card", "precision", "bin_sha256")}
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[-200:]
-            raise UserError(f"{path} is no student that OpenVINO can load ({reason}); export it again") from None
-        if entries["bin_sha256"] != _bin_hash(path):
+            names = {port.get_any_name() for port in model.outputs}
+            own = _bin_hash(path)
+        if entries["bin_sha256"] != own:
             raise UserError(f"{path} and {path.stem}.bin are not of one export; copy both again")
         self.card, _ = parse_card(entries["card"], f"the card in {path}")
-        names = {port.get_any_name() for port in model.outputs}
-        self.routes = "routing" in names
+        self.path, self.routes = path, "routing" in names
         self.outputs = ["labels", "probabilities", *["routing"] * self.routes]
-        model.reshape({"image": [1, -1, -1, 3]})  # known shapes inside the network: up to three times as fast
+        with _loading(path):
+            model.reshape({"image": [1, -1, -1, 3]})  # known shapes inside the network: up to three times as fast
         config: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if entries["precision"] == "bf16" else "f32",
         }
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
-        self.request = core.compile_model(model, "CPU", config).create_infer_request()
+        with _loading(path):
+            self.request = core.compile_model(model, "CPU", config).create_infer_request()
 
     def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """As in Predictor."""
@@ -116,8 +127,10 @@ class OpenVinoPredictor:
         given = {"image": np.ascontiguousarray(image)[None]}
         if self.routes:
             given["modality"] = np.array([-1 if modality is None else modality])
-        found = self.request.infer(given)
-        return Prediction(*(found[name][0].copy() for name in self.outputs))
+        with computing(self.path, image):
+            found = self.request.infer(given)
+            result = Prediction(*(found[name][0].copy() for name in self.outputs))
+        return fitting(result, image, self.card, self.path)
 
     def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As in Predictor; OpenVINO computes the masks with it."""

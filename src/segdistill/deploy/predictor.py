@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -129,13 +131,20 @@ class OnnxPredictor:
         self.frugal: InferenceSession | None = None
         self.first_layers = onnxruntime.RunOptions()
         self.first_layers.only_execute_path_to_fetches = True
-        entries = self.session.get_modelmeta().custom_metadata_map
+        try:
+            entries = self.session.get_modelmeta().custom_metadata_map
+            takes = {one.name: one.shape for one in self.session.get_inputs()}
+            gives = {one.name for one in self.session.get_outputs()}
+        except UnicodeDecodeError:
+            raise UserError(f"{path} holds names that are no text; copy or export it again") from None
         if "card" not in entries:
             raise UserError(f"{path} does not say what it predicts; use a file of `segdistill export`")
-        if len(self.session.get_inputs()[0].shape) != 4:
+        if "image" not in takes or not {"labels", "probabilities"} <= gives:
+            raise UserError(f"{path} does not take an image and give labels; use a file of `segdistill export`")
+        if len(takes["image"]) != 4:
             raise UserError(f"{path} takes no batch of images: an earlier version wrote it; export it again")
         self.card, _ = parse_card(entries["card"], f"the card in {path}")
-        self.routes = "routing" in (output.name for output in self.session.get_outputs())
+        self.routes = "routing" in gives
 
     def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """As in Predictor."""
@@ -147,14 +156,16 @@ class OnnxPredictor:
         given = {"image": self._array(image)}
         if self.routes and modality is not None:
             given["modality"] = np.array([modality])
-        found = self._for(image).run(["labels", "probabilities", *["routing"] * self.routes], given)
-        return Prediction(*(part[0] for part in found))
+        with computing(self.path, image):
+            found = self._for(image).run(["labels", "probabilities", *["routing"] * self.routes], given)
+            result = Prediction(*(part[0] for part in found))
+        return fitting(result, image, self.card, self.path)
 
     def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As in Predictor."""
-        found: NDArray[np.float32] = self.session.run(["routing"], {"image": self._array(image)}, self.first_layers)[0][
-            0
-        ]
+        given = {"image": self._array(image)}
+        with computing(self.path, image):
+            found: NDArray[np.float32] = self.session.run(["routing"], given, self.first_layers)[0][0]
         return found
 
     def _for(self, image: NDArray[np.uint8]) -> InferenceSession:
@@ -185,6 +196,25 @@ class OnnxPredictor:
     def _array(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         require_paddable(image, self.card)
         return np.ascontiguousarray(image)[None]
+
+
+@contextmanager
+def computing(path: Path, image: NDArray[np.uint8]) -> Iterator[None]:
+    """What an engine raises becomes one `UserError`; only the file's name is in it, as serve shows it to others."""
+    try:
+        yield
+    except Exception as error:  # the engines' own errors share no narrower base
+        size, reason = f"{image.shape[1]}x{image.shape[0]}", " ".join(str(error).split())[:200]
+        raise UserError(f"{path.name} cannot predict an image of {size} ({reason}); export it again") from error
+
+
+def fitting(found: Prediction, image: NDArray[np.uint8], card: Card, path: Path) -> Prediction:
+    """The result, if it is one of this image and card; else UserError: the file was changed, or is somebody else's."""
+    shape, classes = image.shape[:2], len(card.classes)
+    right = found.labels.dtype == np.uint8 and found.labels.shape == shape and found.labels.max(initial=0) < classes
+    if not right or found.probabilities.shape != (classes, *shape):
+        raise UserError(f"{path.name} gives something else than its card says; copy or export it again")
+    return found
 
 
 def require_paddable(image: NDArray[np.uint8], card: Card) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..types import UserError
+from .dicom_frames import check_frames
 from .guard import check_voxels, extra, reading, reason, require_file
 from .levels import percentile_window, to_levels, whole
 
@@ -129,11 +130,13 @@ def burned_in(path: Path) -> bool:
     These kinds are ultrasound, endoscopy and secondary captures. The attribute is the maker's word, not a look at the
     pixels.
     """
-    data = read_elements(path, ("BurnedInAnnotation", "Modality", "SOPClassUID"))
-    said = str(data.get("BurnedInAnnotation") or "").strip().upper()
-    if said in ("YES", "NO"):
-        return said == "YES"
-    return data.get("Modality") in _WITH_TEXT or str(data.get("SOPClassUID", "")).startswith(_SECONDARY)
+    names = ("BurnedInAnnotation", "Modality", "SOPClassUID")
+    data = read_elements(path, names)
+    with reading(path, "DICOM", quote=False):
+        said, modality, kind = (str(data.get(name) or "").strip() for name in names)
+    if said.upper() in ("YES", "NO"):
+        return said.upper() == "YES"
+    return modality in _WITH_TEXT or kind.startswith(_SECONDARY)
 
 
 def read_elements(path: Path, names: tuple[str, ...], *, pixels: bool = False) -> Any:
@@ -143,6 +146,9 @@ def read_elements(path: Path, names: tuple[str, ...], *, pixels: bool = False) -
         UserError: damaged, or another kind of file.
     """
     pydicom = extra("pydicom", path)
+    pydicom.config.settings.reading_validation_mode = (
+        pydicom.config.IGNORE
+    )  # its warnings quote values, of the patient too
     require_file(path, "a DICOM file")
     if not is_dicom(path):
         raise UserError(f"{path}: its content is not DICOM (no DICM mark); copy it again, or convert it")
@@ -222,6 +228,7 @@ def _decode(data: Any, path: Path) -> NDArray[Any]:
             "pip install segdistill[medical], or decompress it (gdcmconv --raw)"
         )
     with reading(path, "DICOM", quote=False):
+        check_frames(data, int(data.get("NumberOfFrames") or 1), path)
         pixels: NDArray[Any] = pixel_array(data)  # YBR comes back as RGB
     if data.PhotometricInterpretation not in _READ:
         raise UserError(f"{path}: colours stored in a way that is not read; convert it to RGB or MONOCHROME2")
