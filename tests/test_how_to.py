@@ -129,6 +129,7 @@ ELSEWHERE = {  # pages whose commands other tests run
     "convert": "test_convert.py",
     "metrics": "test_cli.py",
     "modalities": "test_modalities.py",
+    "report": "test_reporting.py",
     "serve": "deploy/serve/test_process.py",
     "several-processes": "engine/test_distributed.py",
 }

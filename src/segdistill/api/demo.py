@@ -22,7 +22,7 @@ from .use import predict
 MASKS = "8"
 TRAININGS: dict[str, Any] = {  # method -> its settings, and its updates as a share of those asked for
     "supervised": (SupervisedConfig(batch_size=8), 1.0),
-    "knowsam": (KnowSAMConfig(teacher="tiny", labelled_batch=4, other_batch=4, warm_up=30), 0.5),
+    "knowsam": (KnowSAMConfig(teacher="tiny", labelled_batch=4, other_batch=4, warm_up=30), 0.75),
 }
 
 
@@ -33,7 +33,7 @@ def demo(out: Path | str = "runs/demo", *, iterations: int = 400, threads: int |
 
     Args:
         out: Folder to create; an earlier demo there is replaced.
-        iterations: Updates of the baseline; KnowSAM, whose updates cost more, has half as many.
+        iterations: Updates of the baseline; KnowSAM, whose updates cost more, has three quarters of them.
         threads: CPU threads.
         seed: Of data and training.
 
