@@ -238,9 +238,10 @@ def test_ugda_waits_for_the_validation_dice():
         assert ("mix_sup" in method.step(batch(), 0.6).terms) == mixes
     waited = build()
     waited.after_validation(0.3)
-    assert "never mixed" in " ".join(waited.about_mixing([{"iteration": 9, "terms": {"unet": 1.0}}]))
+    said = waited.remarks([{"iteration": 9, "terms": {"unet": 1.0}}], batch()).sentences
+    assert any("never mixed" in one and "the best was 0.300" in one for one in said)
     log = [{"iteration": i, "terms": {"mix_sup": 1.0} if i > 4 else {}} for i in range(1, 9)]
-    assert list(method.about_mixing(log)) == ["UGDA mixed from update 5 of 8 on."]
+    assert method.remarks(log, batch()).sentences == ("UGDA mixed from update 5 of 8 on.",)
 
 
 def test_untracked_statistics_normalise_by_the_batch():

@@ -9,7 +9,7 @@ public code does. docs/methods/knowsam.md lists the differences, one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +38,7 @@ from ..transforms.presets import released_weak_strong, weak_strong
 from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
 from .sam_distillation import SamDistillation, Skd, require_sam
 from .standing import Standing
-from .ugda import Mixed, drawn, mix, uncertain_cells
+from .ugda import Mixed, about_mixing, drawn, mix, uncertain_cells
 
 UNET, VNET = 0, 1  # in the standing
 
@@ -317,54 +317,9 @@ class KnowSAM(nn.Module):
         with torch.no_grad():
             cells = uncertain_cells(self.trio(batch.image), self.config.mix_cells or 1)
         pictures = [(f"uncertain cells {i + 1}", drawn(batch.image[i], cells[i])) for i in range(len(cells))]
-        return Remarks(
-            (*self.about_sam(log), *self.about_mixing(log)), tuple(pictures) if self.config.mix_cells else ()
-        )
-
-    def about_sam(self, log: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-        """What the log says about SAM."""
-        entries = [entry for entry in log if "sam" in entry.get("watched", {})]
-        if not self.sam or not entries:
-            return
-        origin = self.sam.teacher.sam.origin
-        yield f"SAM's weights: {origin.file}, sha256 {origin.sha256}." if origin else "SAM began without weights."
-        ahead = [entry["watched"]["sam"] - entry["validation"]["dice"] for entry in entries]
-        last = entries[-1]
-        yield (
-            f"SAM was ahead of the student at {sum(gap > 0 for gap in ahead)} of {len(ahead)} validations; at the last "
-            f"one its Dice was {last['watched']['sam']:.3f} and the student's {last['validation']['dice']:.3f}."
-        )
-        if max(ahead) <= 0:
-            yield "SAM never knew more than the student: there was nothing to teach, and the gain is the subnets' own."
-        if self.config.gate:
-            sam, student = self.sam.standing.running.tolist()
-            state = "open" if self.sam.ahead() else "shut"
-            yield (
-                f"The gate was {state} at the end: on labelled training images SAM's running Dice was {sam:.3f}, the "
-                f"student's {student:.3f}; a SAM more than .02 behind does not teach. It taught in {share(log):.0%} of "
-                f"the updates in which it could have."
-            )
-
-    def about_mixing(self, log: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-        """When UGDA began, and what it waited for."""
-        c, best = self.config, float(self.best_dice)
-        updates = [entry["iteration"] for entry in log if "terms" in entry]
-        if not (self.mixes and updates):
-            return
-        mixed = [entry["iteration"] for entry in log if "mix_sup" in entry.get("terms", {})]
-        if mixed:
-            yield f"UGDA mixed from update {mixed[0]} of {max(updates)} on."
-        elif best >= 0:
-            yield (
-                f"UGDA never mixed: it waits for a validation Dice of {c.mix_from_dice}, below which pseudo-labels are "
-                f"more wrong than right, and the best was {best:.3f}."
-            )
-
-
-def share(log: Sequence[Mapping[str, Any]]) -> float:
-    """Part of the logged updates with a distillation term in which its weight was not 0."""
-    weights = [float(entry["terms"]["mu"]) > 0 for entry in log if "mu" in entry.get("terms", {})]
-    return sum(weights) / max(1, len(weights))
+        mixing = about_mixing(log, float(self.best_dice), self.config.mix_from_dice) if self.mixes else ()
+        words = (*(self.sam.about(log) if self.sam else ()), *mixing)
+        return Remarks(words, tuple(pictures) if self.config.mix_cells else ())
 
 
 def build_trio(aggregation: str, classes: int) -> tuple[Trio, dict[str, nn.Module]]:

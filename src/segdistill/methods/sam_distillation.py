@@ -7,6 +7,7 @@ where SAM is right are distilled, and none anywhere while SAM's running Dice on 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +104,36 @@ class SamDistillation(nn.Module):
             wrong = (label_map(taught) != batch.mask) & batch.labelled[:, None, None]
             weight = (~wrong).float()
         return self.distil(known, taught, self.settings.temperature, weight)
+
+    def about(self, log: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """What the log says about SAM, for the report; its Dice is watched under the name `sam`."""
+        entries = [entry for entry in log if "sam" in entry.get("watched", {})]
+        if not entries:
+            return
+        origin = self.teacher.sam.origin
+        yield f"SAM's weights: {origin.file}, sha256 {origin.sha256}." if origin else "SAM began without weights."
+        ahead = [entry["watched"]["sam"] - entry["validation"]["dice"] for entry in entries]
+        last = entries[-1]
+        yield (
+            f"SAM was ahead of the student at {sum(gap > 0 for gap in ahead)} of {len(ahead)} validations; at the last "
+            f"one its Dice was {last['watched']['sam']:.3f} and the student's {last['validation']['dice']:.3f}."
+        )
+        if max(ahead) <= 0:
+            yield "SAM never knew more than the student: there was nothing to teach, and the gain is the subnets' own."
+        if self.settings.gated:
+            sam, student = self.standing.running.tolist()
+            state = "open" if self.ahead() else "shut"
+            yield (
+                f"The gate was {state} at the end: on labelled training images SAM's running Dice was {sam:.3f}, the "
+                f"student's {student:.3f}; a SAM more than .02 behind does not teach. It taught in {share(log):.0%} of "
+                f"the updates in which it could have."
+            )
+
+
+def share(log: Sequence[Mapping[str, Any]]) -> float:
+    """Part of the logged updates with a distillation term in which its weight was not 0."""
+    weights = [float(entry["terms"]["mu"]) > 0 for entry in log if "mu" in entry.get("terms", {})]
+    return sum(weights) / max(1, len(weights))
 
 
 def require_sam(teacher: str) -> str:

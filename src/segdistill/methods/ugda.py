@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -71,3 +72,16 @@ def drawn(image: Tensor, cells: Tensor) -> NDArray[np.uint8]:
     """The image (3, H, W) with all but the cells (H, W) darkened, (H, W, 3)."""
     shown = image * torch.where(cells, 1.0, 0.35)
     return cast(NDArray[np.uint8], (255 * shown).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def about_mixing(log: Sequence[Mapping[str, Any]], best: float, needed: float) -> Iterator[str]:
+    """When mixing began, for the report; else what it waited for: `best` validation Dice (-1: none) and that needed."""
+    updates = [entry["iteration"] for entry in log if "terms" in entry]
+    mixed = [entry["iteration"] for entry in log if "mix_sup" in entry.get("terms", {})]
+    if mixed:
+        yield f"UGDA mixed from update {mixed[0]} of {max(updates)} on."
+    elif updates and best >= 0:
+        yield (
+            f"UGDA never mixed: it waits for a validation Dice of {needed}, below which pseudo-labels are more wrong "
+            f"than right, and the best was {best:.3f}."
+        )
