@@ -230,13 +230,13 @@ def test_mixed_images_leave_the_statistics_alone():
 
 
 def test_ugda_waits_for_the_validation_dice():
-    method = build()
+    method = build(mix_from_dice=0.5)
     assert "mix_sup" in method.step(batch(), 0.6).terms  # no validation has said anything yet
     stage = method.stages()[0]
     for dice, mixes in ((0.3, False), (0.55, True), (0.4, True)):
         stage.after_validation(dice)
         assert ("mix_sup" in method.step(batch(), 0.6).terms) == mixes
-    waited = build()
+    waited = build(mix_from_dice=0.5)
     waited.after_validation(0.3)
     said = waited.remarks([{"iteration": 9, "terms": {"unet": 1.0}}], batch()).sentences
     assert any("never mixed" in one and "the best was 0.300" in one for one in said)

@@ -22,7 +22,7 @@ from .use import predict
 MASKS = "8"
 TRAININGS: dict[str, Any] = {  # method -> its settings, and its updates as a share of those asked for
     "supervised": (SupervisedConfig(batch_size=8), 1.0),
-    "knowsam": (KnowSAMConfig(teacher="tiny", labelled_batch=4, other_batch=4, warm_up=30), 0.75),
+    "knowsam": (KnowSAMConfig(teacher="tiny", labelled_batch=4, other_batch=4, warm_up=30, mix_from_dice=0.5), 0.75),
 }
 
 

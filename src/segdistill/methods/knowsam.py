@@ -65,8 +65,7 @@ class KnowSAMConfig:
         consistency_from: Progress at which the consistency of the subnets starts.
         consistency_full: Progress at which it has its whole weight.
         mix_from: Progress from which UGDA mixes.
-        mix_from_dice: Validation Dice of the student, best so far, from which UGDA mixes: while pseudo-labels are more
-            wrong than right, it waits.
+        mix_from_dice: UGDA also waits for this validation Dice of the student, the best so far; for very few masks.
         mix_cells: Cells of the 4 x 4 grid that are overwritten; 0: no UGDA (an ablation).
         mix_where: Cells of the highest or the lowest entropy.
         mix_confidence: SAM's labels count in mixed images where its probability reaches this.
@@ -100,7 +99,7 @@ class KnowSAMConfig:
     consistency_from: float = 0.15  # published: 0
     consistency_full: float = 0.4  # published: 1
     mix_from: float = 0.24  # 12k of 50k iterations
-    mix_from_dice: float = 0.5  # published: 0
+    mix_from_dice: float = 0.0
     mix_cells: int = 5  # released
     mix_where: Literal["highest", "lowest"] = "highest"  # released: lowest
     mix_confidence: float = 0.8  # published: 0

@@ -82,6 +82,6 @@ def about_mixing(log: Sequence[Mapping[str, Any]], best: float, needed: float) -
         yield f"UGDA mixed from update {mixed[0]} of {max(updates)} on."
     elif updates and best >= 0:
         yield (
-            f"UGDA never mixed: it waits for a validation Dice of {needed}, below which pseudo-labels are more wrong "
-            f"than right, and the best was {best:.3f}."
+            f"UGDA never mixed: it waits for a validation Dice of {needed} (mix_from_dice), and the best "
+            f"was {best:.3f}."
         )
