@@ -14,7 +14,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next tensor, in this process from now on.
 
     By itself it gives each tensor above 32 MB back to the system at once and asks for it anew, page by page, at the
-    next operation: a large part of a training step on a CPU (benchmarks/freed_memory.py). Elsewhere than in glibc: nothing.
+    next operation, a large part of a training step on a CPU (benchmarks/freed_memory.py). Elsewhere than in glibc this
+    does nothing.
     """
     if not sys.platform.startswith("linux"):
         return
