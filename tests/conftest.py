@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from helpers import make_set
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 SHARED = Path(__file__).parents[1].parent / "shared"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+TALK = ("gpu", "quic", "background-networking", "component-update", "sync")  # what a quiet browser goes without
 
 
 def pytest_collection_modifyitems(items):
@@ -53,3 +56,16 @@ def chromium() -> str | None:
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory) -> Path:
     return make_set(tmp_path_factory.mktemp("tiny") / "disks", count=24, unlabelled=6)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium) -> Iterator:
+    """The machine's browser, running."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", *(f"--disable-{one}" for one in TALK), "--no-first-run"]
+        )
+        yield opened
+        opened.close()

@@ -15,23 +15,10 @@ from segdistill.report.links import link_to
 from .reports import full_report
 
 pytestmark = pytest.mark.browser
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 LONG = "a_very_long_name_of_a_file_without_a_single_space_in_it_that_must_be_broken_somewhere.png"
 STICKING_OUT = """(width) => [...document.querySelectorAll("body *")]
     .filter((e) => !e.closest(".scroll, svg") && e.getBoundingClientRect().right > width + 0.5)
     .map((e) => e.outerHTML.slice(0, 80))"""
-
-
-@pytest.fixture(scope="module")
-def browser(chromium) -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=chromium, args=[*QUIET, "--disable-component-update", "--disable-sync"]
-        )
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -17,24 +17,11 @@ from .conftest import encoded
 
 pytestmark = pytest.mark.browser
 TOKEN = "0123456789abcdef-x"
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 DROP = """([name, text]) => {
     const held = new DataTransfer();
     held.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name));
     return held;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser(chromium) -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=chromium, args=[*QUIET, "--disable-component-update", "--disable-sync"]
-        )
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
