@@ -146,9 +146,8 @@ def read_elements(path: Path, names: tuple[str, ...], *, pixels: bool = False) -
         UserError: damaged, or another kind of file.
     """
     pydicom = extra("pydicom", path)
-    pydicom.config.settings.reading_validation_mode = (
-        pydicom.config.IGNORE
-    )  # its warnings quote values, of the patient too
+    # Its warnings quote values, of the patient too
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     require_file(path, "a DICOM file")
     if not is_dicom(path):
         raise UserError(f"{path}: its content is not DICOM (no DICM mark); copy it again, or convert it")

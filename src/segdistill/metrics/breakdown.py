@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bootstrap import bootstrap_interval
-from .summary import _number, _statistics
+from .bootstrap import bootstrap_interval, plain_number
+from .summary import statistic_of
 from .table import grouping
 
 FEWEST = 6  # images of one class; of fewer, thirds say nothing
@@ -63,7 +63,7 @@ def by_size(rows: Sequence[Mapping[str, Any]], *, resamples: int = 2000, seed: i
         here = third == number
         own = np.unique(group[here], return_inverse=True)[1]
         low, high = bootstrap_interval(dice[here, None], own, resamples=resamples, seed=seed)
-        statistic = _statistics(dice[here], low[0], high[0])
+        statistic = statistic_of(dice[here], low[0], high[0])
         thirds.append(
             SizeThird(float(share[here].min()), float(share[here].max()), statistic, int((~found[here]).sum()))
         )
@@ -112,4 +112,4 @@ def _over(patients: Sequence[Patient], resamples: int, seed: int) -> dict[str, A
     if not len(means):
         return {}
     low, high = bootstrap_interval(means[:, None], np.arange(len(means)), resamples=resamples, seed=seed)
-    return _statistics(means, low[0], high[0]) | {"lowest": _number(means.min())}
+    return statistic_of(means, low[0], high[0]) | {"lowest": plain_number(means.min())}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bootstrap import bootstrap_means, percentiles
+from .bootstrap import bootstrap_means, percentiles, plain_number
 
 Map = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -79,7 +79,8 @@ def summarise_polyp(
     low, high = percentiles(_with_largest(bootstrap_means(values, group, resamples=resamples, seed=seed)))
     columns = zip((*POLYP_SCORES, "e_measure_max"), _with_largest(mean[None])[0], low, high, strict=True)
     found = {
-        name: {"mean": _number(m), "low": _number(a), "high": _number(b), "n": len(known)} for name, m, a, b in columns
+        name: {"mean": plain_number(m), "low": plain_number(a), "high": plain_number(b), "n": len(known)}
+        for name, m, a, b in columns
     }
     return {name: found[name] for name in POLYP_METRICS}
 
@@ -88,10 +89,6 @@ def _with_largest(means: Map) -> Map:
     """Means of scores and curves (R, 6 + 256) -> the scores and the largest point of each curve (R, 7)."""
     count = len(POLYP_SCORES)
     return np.concatenate([means[:, :count], means[:, count:].max(1, keepdims=True)], axis=1)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def stretched(prob: NDArray[np.floating]) -> Map:

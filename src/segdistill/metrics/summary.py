@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..types import UserError
-from .bootstrap import bootstrap_interval, bootstrap_means, percentiles
+from .bootstrap import bootstrap_interval, bootstrap_means, percentiles, plain_number
 from .polyp import CURVE, summarise_polyp
 from .scores import METRICS
 from .table import Table, build_table
@@ -91,7 +91,7 @@ def _macro(tables: Sequence[Table], resamples: int, seed: int) -> dict[str, Any]
     ]
     low, high = percentiles(_whole_mean(resampled, means))
     return {
-        metric: {"mean": _number(mean), "low": _number(low[m]), "high": _number(high[m]), "n": int(n)}
+        metric: {"mean": plain_number(mean), "low": plain_number(low[m]), "high": plain_number(high[m]), "n": int(n)}
         for m, (metric, mean, n) in enumerate(
             zip(METRICS, _mean(means, axis=0), (~np.isnan(means)).sum(axis=0), strict=True)
         )
@@ -113,7 +113,7 @@ def _summarise_table(table: Table, names: Sequence[str], resamples: int, seed: i
     dice_nonempty = np.where(table.empty_reference, np.nan, dice)  # (N, K)
     columns = np.concatenate([table.scores.reshape(N, K * M), dice_nonempty, over_classes], axis=1)
     low, high = bootstrap_interval(columns, table.group, resamples=resamples, seed=seed)
-    statistics = [_statistics(columns[:, v], low[v], high[v]) for v in range(columns.shape[1])]
+    statistics = [statistic_of(columns[:, v], low[v], high[v]) for v in range(columns.shape[1])]
     pooled = [_pooled_dice(table.counts[:, k]) for k in range(K)]
     return {
         "images": N,
@@ -122,19 +122,20 @@ def _summarise_table(table: Table, names: Sequence[str], resamples: int, seed: i
         "note": _note(table, kind),
         "classes": {
             name: dict(zip(METRICS, statistics[k * M : (k + 1) * M], strict=True))
-            | {"dice_nonempty": statistics[K * M + k], "pooled_dice": _number(pooled[k])}
+            | {"dice_nonempty": statistics[K * M + k], "pooled_dice": plain_number(pooled[k])}
             | _counts(table, k)
             for k, name in enumerate(names)
         },
         "mean": dict(zip(METRICS, statistics[K * M + K :], strict=True))
-        | {"pooled_dice": _number(float(_mean(np.array(pooled), axis=0)))},
+        | {"pooled_dice": plain_number(float(_mean(np.array(pooled), axis=0)))},
     }
 
 
-def _statistics(values: NDArray[np.float64], low: float, high: float) -> dict[str, Any]:
+def statistic_of(values: NDArray[np.float64], low: float, high: float) -> dict[str, Any]:
+    """Mean, the ends of its interval, median and number of values (N,), of which NaN are left out."""
     values = values[~np.isnan(values)]
     mean, median = (float(values.mean()), float(np.median(values))) if len(values) else (None, None)
-    return {"mean": mean, "low": _number(low), "high": _number(high), "median": median, "n": len(values)}
+    return {"mean": mean, "low": plain_number(low), "high": plain_number(high), "median": median, "n": len(values)}
 
 
 def _counts(table: Table, k: int) -> dict[str, Any]:
@@ -158,10 +159,6 @@ def _mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     """The mean without NaN; NaN where there is nothing else (np.nanmean warns there)."""
     n = (~np.isnan(values)).sum(axis=axis)
     return np.where(n > 0, np.nansum(values, axis=axis) / np.maximum(n, 1), np.nan)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def _note(table: Table, kind: str) -> str:
