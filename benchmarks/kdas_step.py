@@ -5,8 +5,9 @@
     python benchmarks/kdas_step.py --teacher b0 --size 64 --rows 2 --repeats 1                       (does it run?)
 
 An iteration is one batch at three scales, an update each, as the engine makes it but for data and augmentation. Weights
-are random. Variants take turns, so that a slow minute of the machine hits all; figures are medians with their spread.
-Peak memory is that of a process of its own per variant.
+are random. Each variant runs in a process of its own, as a training does (in one process they share oneDNN's cache of
+kernels and the allocator's holes, and all get slower); the processes take turns, so that a slow minute of the machine
+hits all. A figure is the median of the processes' medians, with their range.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 
 import torch
 from knowsam_step import limits
@@ -30,6 +32,7 @@ from segdistill.types import Batch, Task
 
 VARIANTS = [(stage, precision) for stage in ("student", "control", "teacher") for precision in ("fp32", "bf16")]
 CHANNELS_LAST = torch.channels_last
+ITERATIONS = 5  # timed, per process
 
 
 def main():
@@ -41,13 +44,12 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--alone", nargs=2, metavar=("STAGE", "PRECISION"), help="one variant: its peak memory in GB")
+    parser.add_argument("--alone", nargs=2, metavar=("STAGE", "PRECISION"), help="one variant, as JSON")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed_memory()  # as in each training
     if given.alone:
-        iteration(*made(given), *given.alone)
-        print(json.dumps(peak(given.device)))
+        print(json.dumps(alone(given, *given.alone)))
         return
     where = f"{given.threads} threads" if given.device == "cpu" else torch.cuda.get_device_name()
     print(f"{given.teacher} teaches {given.student}, {given.size} px, {given.rows} images, {where}\n")
@@ -110,23 +112,30 @@ def peak(device):
 
 
 def iterations(given):
-    method, batch = made(given)
-    times = {variant: [] for variant in VARIANTS}
-    for repeat in range(given.repeats + 1):
-        for variant in VARIANTS:
-            seconds, _ = timed(lambda variant=variant: iteration(method, batch, *variant), given.device)
-            if repeat:  # the first one warms up
-                times[variant].append(seconds)
+    found = {variant: [] for variant in VARIANTS}
+    for _ in range(given.repeats):
+        for variant, runs in found.items():
+            words = [sys.executable, *sys.argv, "--alone", *variant]
+            runs.append(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
     print("\n| stage | precision | s per iteration | images/s | GFLOP/s | peak memory, GB |\n" + "|---" * 6 + "|")
+    method, batch = made(given)
     work = {name: counted(method, batch, name) for name, _ in VARIANTS}
-    for (name, precision), seconds in times.items():
-        middle, words = statistics.median(seconds), [*sys.argv, "--alone", name, precision]
-        held = json.loads(subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True).stdout)
+    for (name, precision), runs in found.items():
+        seconds, held = [seconds for seconds, _ in runs], max(held for _, held in runs)
+        middle = statistics.median(seconds)
         print(
             f"| {name} | {precision} | {middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | "
             f"{given.rows / middle:.2f} | {work[name] / middle / 1e9:.0f} | {held:.2f} |",
             flush=True,
         )
+
+
+def alone(given, name, precision):
+    """Median seconds of an iteration after one that warms up, and the process' peak memory in GB."""
+    method, batch = made(given)
+    run = partial(iteration, method, batch, name, precision)
+    seconds = [timed(run, given.device)[0] for _ in range(1 + ITERATIONS)]
+    return statistics.median(seconds[1:]), peak(given.device)
 
 
 def counted(method, batch, name):

@@ -46,7 +46,8 @@ def folder(path, rows, *, seed=None, config=None, summary=None):
         writer.writerows(rows)
     (path / "summary.json").write_text(json.dumps({"unit": "px", "tolerance": 2.0} | (summary or {})), encoding="utf-8")
     if seed is not None:
-        values = {"data": "x", "seed": seed, "method": "supervised", "supervised": {}, "cache": None} | (config or {})
+        values = {"data": "x", "seed": seed, "method": "supervised", "cache": None} | (config or {})
+        values.setdefault(values["method"], {})
         (path / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
 
@@ -93,6 +94,21 @@ def test_runs_group_by_all_settings_but_the_seed(tmp_path):
     assert "supervised (labelled 60) against supervised (labelled 10)" in text
     assert "few 2" in text
     assert (tmp_path / "out" / "compare.html").exists()
+
+
+def test_a_chain_groups_by_what_its_teacher_did(tmp_path):
+    """Each seed's student has the teacher of its seed; a teacher trained otherwise makes another group."""
+    runs = []
+    for seed in (0, 1):
+        for labelled in (10, 60):
+            name = f"{labelled} {seed}"
+            teacher = folder(tmp_path / "teachers" / name, scores(), seed=seed, config={"labelled": labelled})
+            config = {"method": "kdas", "kdas": {"teacher": str(teacher)}}
+            runs.append(folder(tmp_path / name, scores(labelled / 100, seed=seed), seed=seed, config=config))
+    (comparison,) = compare(runs, tmp_path / "out")
+    assert lines_of(comparison)["polyp", "Dice"].difference.pairs == 60
+    for name in (comparison.baseline, comparison.other):
+        assert name.startswith("kdas (teacher a supervised run (")
 
 
 def test_only_runs_of_the_same_seed_are_paired(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -66,13 +67,8 @@ def read_run(folder: Path) -> Run:
         ended = "its training has not ended; go on with train --resume" if (folder / "config.yaml").exists() else ""
         raise UserError(f"{folder}: no scores.csv; {ended or 'give a run folder, or one that evaluate --out wrote'}")
     summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
-    method, settings, seed = "", {}, None
-    if (folder / "config.yaml").exists():
-        _, options, config = read_config(folder)
-        values = {k: v for k, v in asdict(options).items() if k not in ASIDE} | asdict(config)
-        if options.iterations is not None:
-            values["iterations"] = options.iterations  # in place of the method's own
-        method, settings, seed = options.method, {key: str(value) for key, value in values.items()}, options.seed
+    known = (folder / "config.yaml").exists()
+    method, settings, seed = _training(folder) if known else ("", {}, None)
     return Run(
         folder=folder,
         method=method,
@@ -83,6 +79,26 @@ def read_run(folder: Path) -> Run:
         tolerance=summary.get("tolerance"),
         scored=summary.get("run", {}).get("scored split", ""),
     )
+
+
+def _training(folder: Path) -> tuple[str, dict[str, str], int]:
+    """Method, settings and seed of a run."""
+    _, options, config = read_config(folder)
+    values = {k: v for k, v in asdict(options).items() if k not in ASIDE} | asdict(config)
+    if options.iterations is not None:
+        values["iterations"] = options.iterations  # in place of the method's own
+    return options.method, {key: _described(value) for key, value in values.items()}, options.seed
+
+
+def _described(value: object) -> str:
+    """A setting; where it names a run, what that run did: students whose teachers differ in the seed are one group."""
+    folders = [Path(value), Path(value).parent] if isinstance(value, str) and value else []
+    for folder in folders:
+        if (folder / "config.yaml").is_file():
+            method, settings, _ = _training(folder)
+            digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()
+            return f"a {method} run ({digest[:6]})"
+    return str(value)
 
 
 def _read_cells(path: Path) -> Iterator[tuple[Key, Cell]]:
