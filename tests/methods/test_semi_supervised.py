@@ -61,8 +61,19 @@ def test_sam_teaches_any_student(name, off):
             grads = torch.autograd.grad(output.terms[term], parameters, retain_graph=True, allow_unused=True)
             assert any(g is not None and g.abs().max() > 0 for g in grads) == (part == reached)
     assert len(method.stages()[0].optimizers) == 2
-    method.stages()[0].after_update(0.0)
+    stage = method.stages()[0]
+    stage.after_update(0.0)
     assert method.sam.standing.updates == 1
+    watched = stage.watched(torch.rand(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))
+    assert watched["sam"].shape == (1, 2, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "unimatch", "bcp"])
+def test_the_report_says_whether_sam_had_anything_to_teach(name):
+    log = [{"stage": name, "iteration": 9, "validation": {"dice": 0.6}, "watched": {"sam": 0.4}}]
+    method = METHODS[name](METHODS[name].Config(sam="tiny"), TASK)
+    assert "nothing to teach" in " ".join(method.remarks(log, batch()).sentences)
+    assert METHODS[name](METHODS[name].Config(), TASK).remarks(log, batch()).sentences == ()
 
 
 def batch(labelled=2, others=2):

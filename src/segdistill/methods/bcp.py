@@ -8,22 +8,23 @@ in each stage instead of SGD at a constant rate, and a teacher in eval mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
 from ..losses.schedules import warm_up_cosine
 from ..losses.segmentation import annotated_logits, dice_cross_entropy, label_map
 from ..models.ema import MovingAverage
 from ..models.students import build_student
 from ..transforms.presets import weak
-from ..types import Batch, Clip, Stage, StepOutput, Task, UserError
-from .sam_distillation import part, require_sam
+from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task, UserError
+from .sam_distillation import beside, heard, part, require_sam
 
 BOX = 2 / 3  # side of the box per side of the image; the paper's
 
@@ -91,23 +92,25 @@ class BCP(nn.Module):
             stages.append(self.stage("pretrain", self.pretrain, first, 0))
         if first < c.iterations:
             others = c.other_batch if c.unsupervised or self.sam else 0
-            last = self.stage("bcp", self.step, c.iterations - first, others)
-            if self.sam:
-                last.optimizers.append(self.sam.optimizer())
-            start = partial(self.teacher.start, self.student)
-            stages.append(replace(last, prepare=start, after_update=self.after_update))
+            last = replace(
+                self.stage("bcp", self.step, c.iterations - first, others),
+                prepare=partial(self.teacher.start, self.student),
+                after_update=lambda progress: self.teacher.update(self.student),
+            )
+            stages.append(beside(self.sam, last))
         return stages
+
+    def remarks(self, log: Sequence[Mapping[str, Any]], batch: Batch) -> Remarks:
+        """Whether SAM had anything to teach."""
+        return heard(self.sam, log)
 
     def stage(self, name: str, step: Callable[[Batch, float], StepOutput], iterations: int, others: int) -> Stage:
         """Both stages train the student alike."""
         c = self.config
-        optimizers: list[Optimizer] = [
-            AdamW(self.student.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay),
-        ]
         return Stage(
             name=name,
             step=step,
-            optimizers=optimizers,
+            optimizers=[AdamW(self.student.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)],
             iterations=iterations,
             batch=(c.labelled_batch, others),
             augment=weak,
@@ -124,12 +127,6 @@ class BCP(nn.Module):
         z = self.student(batch.image, batch.modality)
         distilled, taught = self.sam.terms(batch, z, progress)
         return StepOutput(output.loss + distilled, output.terms | taught)
-
-    def after_update(self, progress: float) -> None:
-        """The average follows; SAM's gate looks at the batch."""
-        self.teacher.update(self.student)
-        if self.sam:
-            self.sam.standing.update()
 
     def supervise(self, batch: Batch, progress: float) -> StepOutput:
         """L = S(z, y) on the labelled rows, nothing mixed."""

@@ -7,12 +7,13 @@ view replaces. Ours: the first tenth of the run is labelled only, and the averag
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
 from ..losses.consistency import mean_squared_probability, ramp_up
 from ..losses.schedules import warm_up_cosine
@@ -20,8 +21,8 @@ from ..losses.segmentation import dice_cross_entropy
 from ..models.ema import MovingAverage
 from ..models.students import build_student
 from ..transforms.presets import weak, with_view
-from ..types import Batch, Clip, Stage, StepOutput, Task
-from .sam_distillation import part, require_sam
+from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
+from .sam_distillation import beside, heard, part, require_sam
 
 
 @dataclass(frozen=True)
@@ -79,24 +80,19 @@ class MeanTeacher(nn.Module):
     def stages(self) -> list[Stage]:
         """One stage; without consistency it is that of `supervised`, row for row."""
         c = self.config
-        optimizers: list[Optimizer] = [
-            AdamW(self.student.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay),
-            *([self.sam.optimizer()] if self.sam else []),
-        ]
-        return [
-            Stage(
-                name="mean_teacher",
-                step=self.step,
-                optimizers=optimizers,
-                iterations=c.iterations,
-                batch=(c.labelled_batch, c.other_batch if c.consistency or self.sam else 0),
-                augment=with_view(weak),
-                scored=self.student,
-                schedule=partial(warm_up_cosine, warm_up=min(0.5, c.warm_up / c.iterations)),
-                clip=Clip(norm=c.clip_norm),
-                after_update=self.after_update,
-            )
-        ]
+        stage = Stage(
+            name="mean_teacher",
+            step=self.step,
+            optimizers=[AdamW(self.student.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)],
+            iterations=c.iterations,
+            batch=(c.labelled_batch, c.other_batch if c.consistency or self.sam else 0),
+            augment=with_view(weak),
+            scored=self.student,
+            schedule=partial(warm_up_cosine, warm_up=min(0.5, c.warm_up / c.iterations)),
+            clip=Clip(norm=c.clip_norm),
+            after_update=lambda progress: self.teacher.update(self.student),
+        )
+        return [beside(self.sam, stage)]
 
     def step(self, batch: Batch, progress: float) -> StepOutput:
         """L = S(z, y) on labelled rows + w(t) |p - p'|^2 on all; z the student's logits, z' the teacher's."""
@@ -114,8 +110,6 @@ class MeanTeacher(nn.Module):
             loss, terms = loss + distilled, terms | taught
         return StepOutput(loss, terms)
 
-    def after_update(self, progress: float) -> None:
-        """The average follows; SAM's gate looks at the batch."""
-        self.teacher.update(self.student)
-        if self.sam:
-            self.sam.standing.update()
+    def remarks(self, log: Sequence[Mapping[str, Any]], batch: Batch) -> Remarks:
+        """Whether SAM had anything to teach."""
+        return heard(self.sam, log)

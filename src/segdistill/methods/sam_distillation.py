@@ -8,8 +8,8 @@ where SAM is right are distilled, and none anywhere while SAM's running Dice on 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from ..models.knowsam_teacher import knowsam_teacher
 from ..models.sam import WITHOUT_WEIGHTS
 from ..models.sam_weights import find_sam
 from ..models.weights import settled
-from ..types import Batch, Task
+from ..types import Batch, Remarks, Stage, Task
 from .standing import Standing
 
 LEAST = 128  # pixels: below, SAM's grid of 16-pixel tokens says little, and psi's pooling leaves one cell
@@ -149,6 +149,27 @@ def require_sam(teacher: str) -> str:
 def part(teacher: str, task: Task) -> SamDistillation | None:
     """The part with its default settings, for methods that only name a teacher; None for `none`."""
     return None if teacher == "none" else SamDistillation(Skd(teacher), task)
+
+
+def beside(sam: SamDistillation | None, stage: Stage) -> Stage:
+    """A stage of a method that holds the part: its optimizer, its gate once per update, its Dice at validations."""
+    if sam is None:
+        return stage
+
+    def after_update(progress: float) -> None:
+        stage.after_update(progress)
+        sam.standing.update()
+
+    def watched(image: Tensor, modality: Tensor) -> dict[str, Tensor]:
+        return {"sam": sam(image, cast(nn.Module, stage.scored)(image, modality))}
+
+    optimizers = [*stage.optimizers, sam.optimizer()]
+    return replace(stage, optimizers=optimizers, after_update=after_update, watched=watched)
+
+
+def heard(sam: SamDistillation | None, log: Sequence[Mapping[str, Any]]) -> Remarks:
+    """What a method that holds the part says in its report."""
+    return Remarks(tuple(sam.about(log)) if sam else (), ())
 
 
 def sam_size(size: tuple[int, int]) -> tuple[int, int]:

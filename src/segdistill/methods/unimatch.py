@@ -8,22 +8,23 @@ the next image of the batch, whose pseudo-label is known already.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
 from ..losses.consistency import confident_cross_entropy
 from ..losses.schedules import warm_up_cosine
 from ..losses.segmentation import annotated_logits, dice_cross_entropy
 from ..models.students import build_student
 from ..transforms.presets import weak, with_view
-from ..types import Batch, Clip, Stage, StepOutput, Task
-from .sam_distillation import part, require_sam
+from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
+from .sam_distillation import beside, heard, part, require_sam
 
 
 @dataclass(frozen=True)
@@ -80,24 +81,22 @@ class UniMatch(nn.Module):
     def stages(self) -> list[Stage]:
         """One stage; without unsupervised terms it is that of `supervised`, row for row."""
         c = self.config
-        optimizers: list[Optimizer] = [
-            AdamW(self.student.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay),
-            *([self.sam.optimizer()] if self.sam else []),
-        ]
-        return [
-            Stage(
-                name="unimatch",
-                step=self.step,
-                optimizers=optimizers,
-                iterations=c.iterations,
-                batch=(c.labelled_batch, c.other_batch if c.unsupervised or self.sam else 0),
-                augment=with_view(weak),
-                scored=self.student,
-                schedule=partial(warm_up_cosine, warm_up=min(0.5, c.warm_up / c.iterations)),
-                clip=Clip(norm=c.clip_norm),
-                after_update=lambda progress: self.sam.standing.update() if self.sam else None,
-            )
-        ]
+        stage = Stage(
+            name="unimatch",
+            step=self.step,
+            optimizers=[AdamW(self.student.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)],
+            iterations=c.iterations,
+            batch=(c.labelled_batch, c.other_batch if c.unsupervised or self.sam else 0),
+            augment=with_view(weak),
+            scored=self.student,
+            schedule=partial(warm_up_cosine, warm_up=min(0.5, c.warm_up / c.iterations)),
+            clip=Clip(norm=c.clip_norm),
+        )
+        return [beside(self.sam, stage)]
+
+    def remarks(self, log: Sequence[Mapping[str, Any]], batch: Batch) -> Remarks:
+        """Whether SAM had anything to teach."""
+        return heard(self.sam, log)
 
     def step(self, batch: Batch, progress: float) -> StepOutput:
         """L = S(z, y) + w (s1/4 + s2/4 + fp/2): z weak, s strong views with CutMix, fp dropped feature channels."""
