@@ -7,6 +7,8 @@ The campaign file:
     options: {size: 128, labelled: 60}          # of every run: the fields of TrainOptions
     runs:
       - {name: unet, data: kvasir_seg, seeds: [0, 1, 2], options: {method: supervised}, config: {batch_size: 12}}
+      - {name: six, data: [busi, drive], seeds: [0], options: {method: esp_medsam}}       # several data sets
+      - {name: kd, data: kvasir_seg, seeds: [0], options: {method: kdas}, config: {teacher: "{runs}/unet_s{seed}"}}
 
 A finished run leaves benchmarks/results/CAMPAIGN/NAME_sSEED.json (to be committed) and is skipped from then on; an
 interrupted one goes on from its checkpoint. A run that fails is reported, and the others go on.
@@ -46,8 +48,10 @@ def finish(settings: dict, common: dict, seed: int, data: Path, folder: Path, th
         resume(folder)
         return
     options = TrainOptions(**(common | settings.get("options", {}) | {"seed": seed, "threads": threads}))
-    config = method_named(options.method).Config(**settings.get("config", {}))
-    train(data / settings["data"], folder, options, config)
+    given, names = settings.get("config", {}), settings["data"]
+    filled = {k: v.format(runs=folder.parent, seed=seed) if isinstance(v, str) else v for k, v in given.items()}
+    config = method_named(options.method).Config(**filled)
+    train([data / name for name in ([names] if isinstance(names, str) else names)], folder, options, config)
 
 
 def result(folder: Path, settings: dict, seed: int) -> dict:
@@ -59,6 +63,9 @@ def result(folder: Path, settings: dict, seed: int) -> dict:
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     for private in ("data", "cache"):
         config.pop(private)
+    config[config["method"]] |= settings.get(
+        "config", {}
+    )  # an earlier run as it was named, without this machine's path
     return run | {"config": config, "summary": summary} | facts
 
 

@@ -22,6 +22,13 @@ def test_a_campaign(campaign, tiny_set, tmp_path, capsys, monkeypatch):
     runs = [
         {"name": "base", "data": tiny_set.name, "seeds": [0, 1], "config": {"batch_size": 2}},
         {"name": "broken", "data": "nowhere", "seeds": [0]},
+        {
+            "name": "kd",
+            "data": [tiny_set.name],
+            "seeds": [0],
+            "options": {"method": "kdas"},
+            "config": {"teacher": "{runs}/base_s{seed}", "labelled_batch": 2, "other_batch": 0, "control": False},
+        },
         {"name": "few", "data": tiny_set.name, "seeds": [0], "options": {"labelled": 3}, "config": {"batch_size": 2}},
     ]
     plan = {"options": {"size": 32, "iterations": 2, "precision": "32"}, "runs": runs}
@@ -33,11 +40,15 @@ def test_a_campaign(campaign, tiny_set, tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr()
     assert "nowhere" in shown.err
     written = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "results" / "tiny").iterdir()}
-    assert written.keys() == {"base_s0.json", "base_s1.json", "few_s0.json"}
+    assert written.keys() == {"base_s0.json", "base_s1.json", "few_s0.json", "kd_s0.json"}
     assert "| base | 2 |" in shown.out
-    entry = json.loads((tmp_path / "results" / "tiny" / "few_s0.json").read_text(encoding="utf-8"))
-    assert entry["config"]["labelled"] == 3
-    assert str(tmp_path) not in json.dumps(entry)
+    entries = {
+        name: json.loads((tmp_path / "results" / "tiny" / f"{name}_s0.json").read_text(encoding="utf-8"))
+        for name in ("few", "kd")
+    }
+    assert entries["few"]["config"]["labelled"] == 3
+    assert entries["kd"]["config"]["kdas"]["teacher"] == "{runs}/base_s{seed}"
+    assert str(tmp_path) not in json.dumps(entries)
     assert campaign.main(words) == 1  # the broken one only
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "results" / "tiny").iterdir()} == written
 
