@@ -65,7 +65,7 @@ def result(folder: Path, settings: dict, seed: int) -> dict:
         config.pop(private)
     config[config["method"]] |= settings.get(
         "config", {}
-    )  # an earlier run as it was named, without this machine's path
+    )  # earlier runs by name, not by this machine's path
     return run | {"config": config, "summary": summary} | facts
 
 
