@@ -29,6 +29,12 @@ class Batch(NamedTuple):
     classes: Tensor  # (B, C) bool: classes annotated for this row; the others get no loss and no argmax
     modality: Tensor  # (B,) long
     index: Tensor  # type: ignore[assignment]  # (B,) long, row of the manifest
+    supervised: tuple[bool, ...] = ()  # `labelled` as the host knows it, see `known`
+
+    @property
+    def known(self) -> tuple[bool, ...]:
+        """`labelled` on the host: a method that parts the rows by it need not wait for the device."""
+        return self.supervised or tuple(self.labelled.tolist())
 
 
 class StepOutput(NamedTuple):

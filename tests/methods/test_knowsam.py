@@ -1,10 +1,13 @@
 """KnowSAM: what reaches what, what is off when it is off, UGDA by hand, and each row of released vs paper."""
 
+import traceback
+
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from sam_files import mini_sam, saved
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy import toy_data
 
 from segdistill.engine.logging import RunLog
@@ -173,6 +176,33 @@ def test_others_do_not_normalise_labelled_images(apart):
         z_f = method.branches(made._replace(image=made.image[order], labelled=made.labelled[order]))[2]
         seen.append((z_f[made.labelled[order]], method.trio.unet.encoder[0][1].running_mean.clone()))
     assert all(torch.allclose(a, b, atol=1e-6) == apart for a, b in zip(*seen, strict=True))
+
+
+class Watch(TorchDispatchMode):
+    """Collects operations whose result the host has to wait for; on a GPU each would stop the queue."""
+
+    def __init__(self):
+        super().__init__()
+        self.waited = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.waited.append("".join(traceback.format_stack(limit=6)))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_never_waits_for_the_device():
+    method = build(as_released=False)
+    made = batch()._replace(supervised=(True, True, False, False, False))  # as batches of a data set know it
+    with Watch() as watch:
+        output = method.step(made, 0.6)
+        assert "mix_pseudo" in output.terms
+        output.loss.backward()
+        method.stages()[0].after_update(0.6)
+    assert watch.waited == []
+    with Watch() as watch:
+        float(output.loss)
+    assert len(watch.waited) == 1
 
 
 # --- UGDA ---------------------------------------------------------------------------------------------------------

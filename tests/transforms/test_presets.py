@@ -19,20 +19,22 @@ from segdistill.types import Batch
 
 
 def make_batch(rows: int = 6, size: tuple[int, int] = (48, 64), labelled: list[bool] | None = None) -> Batch:
+    known = labelled if labelled is not None else [row % 2 == 0 for row in range(rows)]
     return Batch(
         image=torch.rand(rows, 3, *size),
         view=None,
         mask=torch.randint(0, 3, (rows, *size)),
-        labelled=torch.tensor(labelled, dtype=torch.bool) if labelled is not None else torch.arange(rows) % 2 == 0,
+        labelled=torch.tensor(known, dtype=torch.bool),
         classes=torch.ones(rows, 3, dtype=torch.bool),
         modality=torch.arange(rows) % 2,
         index=torch.arange(rows) + 100,
+        supervised=tuple(known),
     )
 
 
 def assert_same(left: Batch, right: Batch) -> None:
     for name, a, b in zip(Batch._fields, left, right, strict=True):
-        assert (a is None and b is None) or torch.equal(a, b), name
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, name
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -55,6 +57,7 @@ def test_contract(name: str, rows: int, size: tuple[int, int], labelled: int, se
     assert done.mask.dtype == torch.long
     for field in ("labelled", "classes", "modality", "index"):
         assert torch.equal(getattr(done, field), getattr(batch, field))
+    assert done.known == tuple(batch.labelled.tolist())
     if rows:
         assert done.image.min() >= 0
         assert done.image.max() <= 1
@@ -148,6 +151,6 @@ def test_a_view_per_supervision() -> None:
 
 def test_the_input_is_not_changed() -> None:
     batch = make_batch()
-    copy = Batch(*(None if field is None else field.clone() for field in batch))
+    copy = Batch(*(field.clone() if isinstance(field, torch.Tensor) else field for field in batch))
     with_view(strong)(batch)
     assert_same(batch, copy)

@@ -74,7 +74,8 @@ class Dataset:
         """The rows as a Batch: channels_last images; the masks of unlabelled rows are zero, hidden truth included."""
         image = torch.from_numpy(self.cache.images[numbers]).to(device)
         mask = torch.from_numpy(self.cache.masks[numbers]).to(device).long()
-        labelled = torch.tensor([self.rows[i].mask is not None for i in numbers], dtype=torch.bool, device=device)
+        supervised = tuple(self.rows[i].mask is not None for i in numbers)
+        labelled = torch.tensor(supervised, dtype=torch.bool, device=device)
         return Batch(
             image=image.permute(0, 3, 1, 2).float().div_(255),
             view=None,
@@ -83,6 +84,7 @@ class Dataset:
             classes=torch.tensor([self.marks(self.rows[i]) for i in numbers], dtype=torch.bool, device=device),
             modality=torch.as_tensor(self.modality[numbers], device=device),
             index=torch.as_tensor(numbers, device=device),
+            supervised=supervised,
         )
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .segmentation import annotated_logits
+from .segmentation import annotated_logits, one_hot
 
 DICE_WEIGHT = 0.8
 FOCAL_WEIGHT = 0.2
@@ -73,8 +73,7 @@ def embedding_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _one_hot(target: Tensor, rows: Tensor, classes: int) -> Tensor:
     """The foreground of a target, (B, C - 1, H, W) float; 0 outside the chosen rows."""
-    safe = target.masked_fill(~rows[:, None, None], 0)
-    return F.one_hot(safe, classes)[..., 1:].movedim(-1, 1).float()
+    return (one_hot(target, classes)[:, 1:] & rows[:, None, None, None]).float()
 
 
 def _mean(values: Tensor, rows: Tensor, classes: Tensor) -> Tensor:

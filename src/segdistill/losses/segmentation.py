@@ -20,6 +20,11 @@ def label_map(logits: Tensor) -> Tensor:
     return logits.max(1).indices
 
 
+def one_hot(target: Tensor, classes: int) -> Tensor:
+    """(B, H, W) class index -> (B, classes, H, W) bool. Torch's own reads the range of the values: a host sync."""
+    return target[:, None] == torch.arange(classes, device=target.device)[:, None, None]
+
+
 def cross_entropy(logits: Tensor, target: Tensor, rows: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean -log p over the pixels of the chosen rows, weighted if asked for; 0 when there are none.
 
@@ -51,9 +56,9 @@ def soft_dice(logits: Tensor, target: Tensor, rows: Tensor, weight: Tensor | Non
     """
     chosen = rows[:, None, None]
     prob = logits.softmax(1) * chosen[:, None]
-    one_hot = F.one_hot(target.masked_fill(~chosen, 0), logits.shape[1]).movedim(-1, 1) * chosen[:, None]
+    truth = one_hot(target, logits.shape[1]) & chosen[:, None]
     over = (0, 2, 3)
-    overlap, total = prob * one_hot, prob.square() + one_hot
+    overlap, total = prob * truth, prob.square() + truth
     if weight is not None:
         overlap, total = overlap * weight[:, None], total * weight[:, None]
     overlap, total = overlap.sum(over), total.sum(over)

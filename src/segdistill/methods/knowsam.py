@@ -220,15 +220,21 @@ class KnowSAM(nn.Module):
         if lam:
             terms["consistency"] = self.agreement(z_a, z_b, batch.classes)
             loss = loss + lam * terms["consistency"]
-        if self.mixes and progress >= c.mix_from and not 0 <= self.best_dice < c.mix_from_dice:
+        if self.mixes and progress >= c.mix_from and not self.waits:
             mixed = self.mixed(batch, z_f.detach(), self.pseudo(z_f, z_s))
             loss, terms = self.mixed_terms(mixed, batch, loss, terms, eta, lam)
         return StepOutput(loss, terms)
 
+    @property
+    def waits(self) -> bool:
+        """Whether UGDA waits for a better student yet. The buffer is read only where it may: that waits for a GPU."""
+        needed = self.config.mix_from_dice
+        return bool(needed) and 0 <= float(self.best_dice) < needed
+
     def branches(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The trio's logits; strongly augmented images must not normalise the labelled ones: they pass apart."""
-        known = int(batch.labelled.sum())
-        if not self.config.apart or known in (0, len(batch.labelled)):
+        known = sum(batch.known)
+        if not self.config.apart or known in (0, len(batch.known)):
             return self.trio.branches(batch.image)
         order = (~batch.labelled).long().argsort(stable=True)
         labelled, others = batch.image[order].split([known, len(order) - known])

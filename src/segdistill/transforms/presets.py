@@ -8,8 +8,9 @@ random affine that can flatten an image, and bends nothing (its own field stays 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -60,13 +61,12 @@ def by_supervision(labelled: Preset, other: Preset) -> Callable[[Batch], Batch]:
     """One preset for labelled rows, one for the rest; the order of rows stays."""
 
     def augment(batch: Batch) -> Batch:
-        known = batch.labelled.cpu()
-        order = torch.cat([known.nonzero()[:, 0], (~known).nonzero()[:, 0]])
-        first = labelled(_rows(batch, order[: int(known.sum())]))
-        second = other(_rows(batch, order[int(known.sum()) :]))
-        pairs = zip(first, second, strict=True)
-        joined = Batch(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))  # type: ignore[arg-type]
-        return _rows(joined, order.argsort())
+        known = batch.known
+        order = sorted(range(len(known)), key=lambda row: not known[row])
+        first = labelled(_rows(batch, order[: sum(known)]))
+        second = other(_rows(batch, order[sum(known) :]))
+        joined = Batch(*(_joined(a, b) for a, b in zip(first, second, strict=True)))
+        return _rows(joined, sorted(range(len(order)), key=order.__getitem__))
 
     return augment
 
@@ -82,6 +82,14 @@ PRESETS: dict[str, Callable[[Batch], Batch]] = {
 }
 
 
-def _rows(batch: Batch, index: torch.Tensor) -> Batch:
-    index = index.to(batch.image.device)
-    return Batch(*(None if field is None else field[index] for field in batch))  # type: ignore[arg-type]
+def _rows(batch: Batch, rows: Sequence[int]) -> Batch:
+    index = torch.tensor(rows, dtype=torch.long).to(batch.image.device, non_blocking=True)
+    fields = [None if field is None else field[index] for field in batch[:-1]]
+    return Batch(*fields)._replace(supervised=tuple(batch.known[row] for row in rows))  # type: ignore[arg-type]
+
+
+def _joined(first: Any, second: Any) -> Any:
+    """Tensors one below the other; None where either has none; the host's tuples one after the other."""
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return torch.cat([first, second])
+    return first + second if isinstance(first, tuple) else None
