@@ -111,7 +111,8 @@ class Stage:
     after_update: Callable[[float], None] = nothing  # once per optimizer update (EMA; buffers copied)
     after_validation: Callable[[float], None] = nothing  # with the mean Dice; what it keeps belongs into a buffer
     # (image (B, 3, H, W), modality (B,)) -> other predictions by name, logits (B, C, H, W), whose Dice each validation
-    # logs beside the scored one; called in eval mode under inference_mode. It decides nothing; "student" is taken
+    # logs beside the scored one; called in eval mode under inference_mode. It decides nothing. The scored network's own
+    # logits, where it has them anyway, save that network's pass: under "student"
     watched: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
 
 

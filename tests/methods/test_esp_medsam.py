@@ -398,7 +398,10 @@ def test_the_report_shows_what_was_learnt():
     method = build().eval()
     entries = [{"stage": "head", "validation": {"dice": 0.5}, "watched": {"teacher": 0.75, "routed": 0.25}}]
     with torch.inference_mode():
-        assert set(method.watched(batch().image, batch().modality)) == {"teacher", "routed"}
+        seen = method.watched(batch().image, batch().modality)
+        assert set(seen) == {"teacher", "routed", "student"}
+        torch.testing.assert_close(seen["student"], method.student(batch().image, batch().modality))
+        torch.testing.assert_close(seen["routed"], method.student(batch().image))
         remarks = method.remarks(entries, batch())
     assert "0.500" in remarks.sentences[-1]
     assert "0.750" in remarks.sentences[-1]

@@ -125,7 +125,9 @@ def test_any_of_four_students_ships(student):
         a, b, fused = method.trio.branches(image)
         expected = {"fused": fused, "mean": (a + b) / 2, "unet": a, "vnet": b}[student]
         assert torch.equal(method.student(image), expected)
-        assert set(method.watched(image, None)) == {"fused", "mean", "unet", "vnet", "sam"} - {student}
+        seen = method.watched(image, None)
+        assert set(seen) == {"fused", "mean", "unet", "vnet", "sam", "student"} - {student}
+        assert torch.equal(seen["student"], method.student(image))
 
 
 @pytest.mark.parametrize(

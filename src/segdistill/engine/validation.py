@@ -65,8 +65,8 @@ def validate(
     network.eval()
 
     def predict(image: Tensor, modality: Tensor) -> dict[str, Tensor]:
-        others = watched(image, modality) if watched else {}
-        return others | {SCORED: network(image, modality)}
+        seen = watched(image, modality) if watched else {}
+        return seen if SCORED in seen else seen | {SCORED: network(image, modality)}
 
     tables = _tables(predict, numbers, data, device, check, processes)
     per_class = tables[SCORED].nanmean(0)

@@ -273,8 +273,13 @@ class ESPMedSAM(nn.Module):
         seen = {}
         if self.teacher and self.config.medical:
             seen["teacher"] = self.teacher(image, modality)
+        out = self.student.run(image, modality)
+        seen["student"] = out.logits
         if self.student.classifier is not None:
-            seen["routed"] = self.student(image)
+            lost = out.route.argmax(1) != modality  # the others' second pass would be the same
+            seen["routed"] = out.logits.clone()
+            if lost.any():
+                seen["routed"][lost] = self.student(image[lost])
         return seen
 
     def remarks(self, log: Sequence[Mapping[str, Any]], batch: Batch) -> Remarks:

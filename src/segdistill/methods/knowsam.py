@@ -313,7 +313,7 @@ class KnowSAM(nn.Module):
         seen = {"unet": z_a, "vnet": z_b, "mean": (z_a + z_b) / 2, "fused": z_f}
         if self.sam:
             seen["sam"] = self.sam(image, z_f)
-        seen.pop(self.config.student)
+        seen["student"] = seen.pop(self.config.student)
         return seen
 
     def remarks(self, log: Sequence[Mapping[str, Any]], batch: Batch) -> Remarks:

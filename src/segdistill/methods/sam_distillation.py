@@ -161,7 +161,8 @@ def beside(sam: SamDistillation | None, stage: Stage) -> Stage:
         sam.standing.update()
 
     def watched(image: Tensor, modality: Tensor) -> dict[str, Tensor]:
-        return {"sam": sam(image, cast(nn.Module, stage.scored)(image, modality))}
+        z = cast(nn.Module, stage.scored)(image, modality)
+        return {"student": z, "sam": sam(image, z)}
 
     optimizers = [*stage.optimizers, sam.optimizer()]
     return replace(stage, optimizers=optimizers, after_update=after_update, watched=watched)
