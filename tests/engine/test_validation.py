@@ -49,6 +49,20 @@ def test_what_is_watched_sees_every_row_once():
     assert seen == [8, 8, 1, 3]
 
 
+def test_the_scored_networks_logits_may_come_from_what_is_watched():
+    """Then its own pass is saved, and it is scored alike."""
+
+    class Asleep(Bright):
+        def forward(self, image, modality=None):
+            raise AssertionError("not needed")
+
+    def both(image, modality):
+        return dark(image, modality) | {"student": Bright()(image)}
+
+    data, device = validation_set(), torch.device("cpu")
+    assert validate(Asleep(), data, device, watched=both) == validate(Bright(), data, device, watched=dark)
+
+
 def test_of_many_hidden_rows_a_fixed_even_choice_is_seen(monkeypatch):
     monkeypatch.setattr(validation, "HIDDEN", 4)
     masks = np.ones((32, 8, 8), np.uint8)
