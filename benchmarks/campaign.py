@@ -63,9 +63,7 @@ def result(folder: Path, settings: dict, seed: int) -> dict:
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     for private in ("data", "cache"):
         config.pop(private)
-    config[config["method"]] |= settings.get(
-        "config", {}
-    )  # earlier runs by name, not by this machine's path
+    config[config["method"]] |= settings.get("config", {})  # earlier runs by name, not by this machine's path
     return run | {"config": config, "summary": summary} | facts
 
 
