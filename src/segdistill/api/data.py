@@ -9,9 +9,10 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from ..data.audit import Audit, Named, judge_sets
+from ..data.audit import Audit, judge_sets
 from ..data.batches import Dataset
 from ..data.cache import join_caches, open_cache, truth
+from ..data.findings import Named
 from ..data.inspection import Seen, inspect
 from ..data.labels import LabelMapping, MaskValues, scan_values
 from ..data.manifest import load_manifest

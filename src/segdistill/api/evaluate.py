@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..data.audit import Named
+from ..data.findings import Named
 from ..data.labels import LabelMapping, build_mapping, scan_values
 from ..data.manifest import load_manifest
 from ..data.rows import Manifest, Row

@@ -7,55 +7,21 @@ splits of the same rows for a fraction of that; `audit` is both. Leaks are betwe
 
 from __future__ import annotations
 
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from ..formats import split_address, stem_of
 from ..types import UserError
 from .cache import truth
-from .census import census, pixels_of_values, usable, values_of
-from .hashing import near_pairs
+from .census import census, usable, values_of
+from .findings import Desk, Finding, Named
 from .inspection import Seen, inspect
 from .labels import MAX_VALUES, LabelMapping, MaskValues, build_mapping
 from .rows import Row
-from .volumes import volumes
 
-NAMED = 5  # files that a finding names; the rest are counted
-NEAR_FULL = 0.95  # foreground share from which a mask looks inverted
-STRAY = 0.001  # share of all pixels below which a value of few masks looks like an accident
 LEAKS = frozenset({"copies-across-splits", "near-copies-across-splits", "patients-across-splits"})
-
-Severity = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One kind of trouble, in one line, and the way out.
-
-    Attributes:
-        severity: "error" (scores would be wrong, or training would stop) or "warning".
-        code: The kind, e.g. "copies-across-splits"; `LEAKS` names those that make scores too good.
-        what: What was found, with its number.
-        way_out: What to do.
-        files: At most five of those concerned; "a.png (train) = b.png (test)" for pairs.
-        more: How many are not named.
-        rows: All rows concerned, by number; pairs one after the other.
-    """
-
-    severity: Severity
-    code: str
-    what: str
-    way_out: str
-    files: tuple[str, ...] = ()
-    more: int = 0
-    rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,15 +76,6 @@ def audit(
     )
 
 
-@dataclass(frozen=True)
-class Named:
-    """A data set to judge: the folder that its files are named relative to, and what its user says of its masks."""
-
-    root: Path | None = None
-    classes: Sequence[str] | None = None
-    threshold: int | None = None
-
-
 def judge(
     rows: Sequence[Row],
     seen: Sequence[Seen],
@@ -133,7 +90,7 @@ def judge(
 
 def judge_sets(rows: Sequence[Row], seen: Sequence[Seen], sets: Mapping[str, Named]) -> Audit:
     """`judge` for the rows of several data sets, each named in `sets`: copies are found across them."""
-    desk = _Desk(rows, seen, sets)
+    desk = Desk(rows, seen, sets)
     mappings: dict[str, LabelMapping] = {}
     ambiguous: list[Finding] = []
     for name in sets:
@@ -163,206 +120,7 @@ def judge_sets(rows: Sequence[Row], seen: Sequence[Seen], sets: Mapping[str, Nam
     return Audit(tuple(findings), facts, mappings)
 
 
-@dataclass(frozen=True)
-class _Desk:
-    """Rows and what was seen of them, and the questions asked of both."""
-
-    rows: Sequence[Row]
-    seen: Sequence[Seen]
-    sets: Mapping[str, Named]
-
-    def name(self, number: int) -> str:
-        path, dataset = self.rows[number].image, self.rows[number].dataset
-        root = self.sets[dataset].root
-        inside = (path.relative_to(root) if root is not None and path.is_relative_to(root) else path).as_posix()
-        return f"{dataset}: {inside}" if len(self.sets) > 1 else inside
-
-    def members(self, dataset: str) -> list[int]:
-        """Numbers of the rows of a data set."""
-        return [i for i, row in enumerate(self.rows) if row.dataset == dataset]
-
-    def finding(self, severity: Severity, code: str, what: str, way_out: str, numbers: Sequence[int]) -> Finding:
-        files = tuple(self.name(number) for number in numbers[:NAMED])
-        return Finding(severity, code, what, way_out, files, max(0, len(numbers) - NAMED), tuple(numbers))
-
-    def broken(self) -> Iterator[Finding]:
-        """Files that cannot be read, masks that do not fit."""
-        unreadable = [i for i, one in enumerate(self.seen) if one.problems]
-        if unreadable:
-            first = self.seen[unreadable[0]].problems[0]
-            what = f"unreadable images or masks: {len(unreadable)}; the first: {first.partition('; ')[0]}"
-            yield self.finding("error", "unreadable", what, "replace or remove these files", unreadable)
-        unequal = [i for i, one in enumerate(self.seen) if one.size and one.mask_size and one.size != one.mask_size]
-        if unequal:
-            one = self.seen[unequal[0]]
-            image, mask = ("x".join(map(str, reversed(size or ()))) for size in (one.size, one.mask_size))
-            what = f"masks of another size than their image: {len(unequal)}; one has {mask}, its image {image}"
-            way_out = "export the masks at the size of their images, and check that they belong together"
-            yield self.finding("error", "size-mismatch", what, way_out, unequal)
-
-    def volumes(self) -> Iterator[Finding]:
-        """Volumes that cannot be scored as volumes: slices missing, doubled, or of several sizes."""
-        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for i, row in enumerate(self.rows):
-            if row.volume and row.split != "train":
-                groups[row.dataset, row.volume].append(i)
-        for (_, name), numbers in groups.items():
-            try:
-                volumes([self.rows[i] for i in numbers])
-            except UserError as error:
-                what, _, way_out = str(error).partition("; ")
-                yield self.finding("error", "broken-volume", what, way_out, numbers)
-            if len({size for i in numbers if (size := self.seen[i].size)}) > 1:
-                what = f"volume {name}: its slices differ in size"
-                yield self.finding("error", "broken-volume", what, "mend the column volume", numbers)
-
-    def patients(self) -> Iterator[Finding]:
-        """Patients, or volumes where patients are unknown, in several splits."""
-        splits: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-        for i, row in enumerate(self.rows):
-            group = row.patient or row.volume
-            if group and row.split:
-                splits[row.dataset, group].setdefault(row.split, i)
-        several = len(self.sets) > 1
-        torn = {
-            f"{dataset}: {group}" if several else group: found
-            for (dataset, group), found in splits.items()
-            if len(found) > 1
-        }
-        if torn:
-            files = tuple(f"{group} ({', '.join(sorted(found))})" for group, found in list(torn.items())[:NAMED])
-            yield Finding(
-                "error",
-                "patients-across-splits",
-                f"patients or volumes in more than one split: {len(torn)}",
-                "keep each in one split, or leave the split column empty and train draws by patient",
-                files,
-                max(0, len(torn) - NAMED),
-                tuple(i for found in torn.values() for i in found.values()),
-            )
-
-    def copies(self) -> Iterator[Finding]:
-        """Images equal in every pixel."""
-        groups: dict[bytes, list[int]] = defaultdict(list)
-        for i, one in enumerate(self.seen):
-            if one.digest:
-                groups[one.digest].append(i)
-        pairs = [
-            pair for group in groups.values() for pair in pairwise(sorted(group, key=lambda i: self.rows[i].split))
-        ]
-        yield from self._pairs("copies", "equal in every pixel", "=", pairs)
-
-    def near_copies(self) -> Iterator[Finding]:
-        """Images that are one picture saved twice, or neighbouring frames."""
-        first = {one.digest: i for i, one in reversed(list(enumerate(self.seen))) if one.picture is not None}
-        numbers = sorted(first.values())  # of equal ones, one
-        if len(numbers) < 2:
-            return
-        pictures = np.stack([picture for i in numbers if (picture := self.seen[i].picture) is not None])
-        known = []
-        for i in numbers:  # frames of a patient are alike, and of no harm while they stay in one split
-            group = self.rows[i].patient or self.rows[i].volume
-            known.append(f"{self.rows[i].split}/{self.rows[i].dataset}/{group}" if group else "")
-        pairs = [(numbers[a], numbers[b]) for a, b in near_pairs(pictures, known)]
-        yield from self._pairs("near-copies", "nearly equal", "~", pairs)
-
-    def _pairs(self, code: str, what: str, sign: str, pairs: Sequence[tuple[int, int]]) -> Iterator[Finding]:
-        def leaks(pair: tuple[int, int]) -> bool:
-            one, other = (self.rows[i].split for i in pair)
-            return bool(one and other and one != other)
-
-        across, within = [p for p in pairs if leaks(p)], [p for p in pairs if not leaks(p)]
-        if across:
-            said = f"images of different splits that are {what}: {_count(across)}; scores would be too good"
-            way_out = "remove one of each pair, or give both one patient in the manifest and keep it in one split"
-            if any(self.rows[a].dataset != self.rows[b].dataset for a, b in across):
-                way_out = "remove one of each pair; of different data sets, or give both one split in the manifests"
-            yield self._paired("error", f"{code}-across-splits", said, way_out, sign, across)
-        if within:
-            unsplit = any(not self.rows[i].split for p in within for i in p)
-            said = f"images that are {what}: {_count(within)}"
-            way_out = "remove one of each pair" + (
-                ", or give both one patient in a manifest: a drawn split may part them" if unsplit else ""
-            )
-            yield self._paired("warning", code, said, way_out, sign, within)
-
-    def _paired(
-        self, severity: Severity, code: str, what: str, way_out: str, sign: str, pairs: Sequence[tuple[int, int]]
-    ) -> Finding:
-        def shown(i: int) -> str:
-            return self.name(i) + (f" ({self.rows[i].split})" if self.rows[i].split else "")
-
-        files = tuple(f"{shown(a)} {sign} {shown(b)}" for a, b in pairs[:NAMED])
-        rows = tuple(i for pair in pairs for i in pair)
-        return Finding(severity, code, what, way_out, files, max(0, len(pairs) - NAMED), rows)
-
-    def masks(self, dataset: str, mapping: LabelMapping) -> Iterator[Finding]:
-        """Masks without foreground, nearly full ones, values that look like accidents."""
-        background = {value for value, index in zip(mapping.found.values, mapping.indices, strict=True) if index == 0}
-        empty, full = [], []
-        for i in self.members(dataset):
-            one = self.seen[i]
-            if usable(one):
-                values = values_of(one, mapping.found.packed_rgb)
-                share = 1 - sum(values.get(value, 0) for value in background) / sum(values.values())
-                if share == 0:
-                    empty.append(i)
-                elif share > NEAR_FULL:
-                    full.append(i)
-        if empty:
-            what = f"empty masks: {len(empty)}"
-            way_out = "right where there is nothing to find; an image that nobody annotated needs no mask at all"
-            yield self.finding("warning", "empty-masks", what, way_out, empty)
-        if full:
-            what = f"masks of more than {NEAR_FULL:.0%} foreground: {len(full)}"
-            yield self.finding("warning", "near-full-masks", what, "look whether they are inverted", full)
-        yield from self._strays(dataset, mapping.found)
-
-    def _strays(self, dataset: str, found: MaskValues) -> Iterator[Finding]:
-        members = self.members(dataset)
-        pixels = pixels_of_values([self.seen[i] for i in members], found.packed_rgb)
-        rare = {
-            value
-            for value, count in zip(found.values, found.counts, strict=True)
-            if len(found.values) > 2 and count <= max(1, 0.02 * found.masks) and pixels[value] < STRAY * pixels.total()
-        }
-        if rare and found.masks > 2:
-            holders = [
-                i for i in members if usable(self.seen[i]) and rare & values_of(self.seen[i], found.packed_rgb).keys()
-            ]
-            what = (
-                f"mask values {', '.join(map(found.shown, sorted(rare)))} occur in {len(holders)} masks, in few pixels"
-            )
-            way_out = "correct these masks if that is no class: resized or JPEG masks hold values between the classes"
-            yield self.finding("warning", "stray-values", what, way_out, holders)
-
-    def burned_in(self) -> Iterator[Finding]:
-        """DICOM images whose pixels may say who the patient is."""
-        numbers = [i for i, row in enumerate(self.rows) if self.seen[i].burned_in]
-        if numbers:
-            what = f"DICOM images that have, or may have, text burned into their pixels: {len(numbers)}"
-            way_out = "look at some before you share them, the report or the overlays: names in pixels stay in pixels"
-            yield self.finding("warning", "burned-in", what, way_out, numbers)
-
-    def names(self) -> Iterator[Finding]:
-        """Files that are one on systems that ignore case, or compose accents."""
-        groups: dict[str, list[int]] = defaultdict(list)
-        for i, row in enumerate(self.rows):
-            file, slice = split_address(row.image)
-            name = f"{file.with_name(stem_of(file))}#{slice}"
-            groups[unicodedata.normalize("NFC", name).casefold()].append(i)
-        numbers = [i for group in groups.values() if len(group) > 1 for i in group]
-        if numbers:
-            what = f"image names that differ only in case, accents or suffix: {len(numbers)}"
-            way_out = "rename them: on Windows and macOS one replaces the other"
-            yield self.finding("warning", "names-collide", what, way_out, numbers)
-
-
-def _count(pairs: Sequence[tuple[int, int]]) -> str:
-    return f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
-
-
-def _mapping(desk: _Desk, dataset: str) -> tuple[LabelMapping | None, list[Finding]]:
+def _mapping(desk: Desk, dataset: str) -> tuple[LabelMapping | None, list[Finding]]:
     """What each mask value of a data set means, or the finding that nobody can know."""
     members = desk.members(dataset)
     grey = [i for i in members if len(desk.seen[i].values) > MAX_VALUES]
