@@ -10,17 +10,15 @@ on the test sets. `as_released` computes what the code at 647d51b does, in which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -28,7 +26,6 @@ from ..losses.attention import (
     attention_loss,
     released_attention_loss,
     released_symmetric_loss,
-    row_attention,
     symmetric_loss,
 )
 from ..losses.distillation import distillation_kl, feature_distance
@@ -41,11 +38,10 @@ from ..models.teachers import load_teacher
 from ..models.weights import settled
 from ..transforms.presets import weak
 from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task, UserError
+from .kdas_remarks import drawn, sentences
 
 SCALES = (0.75, 1.0, 1.25)  # released; one update each
-WORTH = 0.02  # Dice that a teacher must be ahead of the control on validation to have anything to distil
 SHOWN = 3  # pictures of attention in the report
-GAP = 4  # pixels between the parts of one
 DISTILLED = {  # the controls: what is distilled, nothing else differs
     "none": (),
     "pixel": ("pixel",),
@@ -298,46 +294,6 @@ def annotated(maps: Maps, classes: Tensor) -> Maps:
     unknown = ~classes[:, 1:, None, None]
     first, second = maps.first.masked_fill(unknown, 0), maps.second.masked_fill(unknown, 0)
     return maps._replace(first=first, second=second, logits=annotated_logits(maps.logits, classes))
-
-
-def sentences(log: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What the best validation Dice of teacher, control and student say; nothing where nothing was validated."""
-    entries = [entry for entry in log if "validation" in entry]
-    stages = dict.fromkeys(entry["stage"] for entry in entries)
-    best = {name: max(e["validation"]["dice"] for e in entries if e["stage"] == name) for name in stages}
-    watched = [entry["watched"]["teacher"] for entry in entries if "watched" in entry]
-    best |= {"teacher": watched[-1]} if watched else {}
-    if not {"teacher", "student"} <= best.keys():
-        return
-    teacher, student, control = best["teacher"], best["student"], best.get("control")
-    if control is None:
-        yield f"On validation the teacher's Dice was {teacher:.3f}, the student's {student:.3f} at its best."
-        yield "What distillation gained is not known: there was no control (--kdas.control true)."
-        return
-    yield (
-        f"On validation the teacher's Dice was {teacher:.3f}, the student's {student:.3f} at its best, and that of the "
-        f"same student without distillation, same schedule, {control:.3f}."
-    )
-    gain, ahead = 100 * (student - control), 100 * (teacher - control)
-    if teacher - control < WORTH:
-        yield (
-            f"Nothing to distil: the teacher is not {100 * WORTH:.0f} Dice points better than the student without "
-            f"distillation ({ahead:+.1f}). With distillation the student is {gain:+.1f} from it."
-        )
-    elif gain > 0:
-        yield f"Distillation gained {gain:.1f} Dice points, of the {ahead:.1f} that the teacher was ahead."
-    else:
-        yield f"Distillation gained nothing ({gain:+.1f} Dice points), though the teacher was {ahead:.1f} ahead."
-    yield "One training each, on the images that chose the weights: of a small difference, repeat it with other seeds."
-
-
-def drawn(image: Tensor, maps: Sequence[Tensor], temperature: float) -> NDArray[np.uint8]:
-    """The image (3, H, W), and A of each map (K, h, w), its first class, as tall as the image; the largest is white."""
-    seen = torch.stack([row_attention(x[None], temperature)[0, 0].exp() for x in maps])  # (N, h, h)
-    height = image.shape[1]
-    tall = F.interpolate(seen[:, None] / seen.max(), (height, height), mode="nearest-exact")
-    strip = torch.cat([image, *F.pad(tall.expand(-1, 3, -1, -1), (GAP, 0), value=1.0)], 2)
-    return cast(NDArray[np.uint8], (255 * strip).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
 def weak_turned(batch: Batch) -> Batch:
