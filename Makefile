@@ -11,7 +11,7 @@ export OMP_NUM_THREADS = $(THREADS)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,onnx,openvino,medical,serve,tensorboard,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,onnx,openvino,medical,serve,ray,tensorboard,dev]"
 	$(BIN)/python -c "import pathlib; pathlib.Path('$(STAMP)').touch()"
 
 demo: $(STAMP)

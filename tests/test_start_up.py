@@ -10,14 +10,12 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
+from bright import write_bright
 from packaging.requirements import Requirement
 from PIL import Image
 
 from segdistill.cli import TRAINING
-from segdistill.deploy.card import Card, card_json, card_values
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -25,41 +23,10 @@ PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 @pytest.fixture
 def bright_file(tmp_path):
     """A student that finds what is bright, and an image of which the right half is."""
-    card = Card("unet", {"classes": 2}, "supervised", ("dark", "bright"), ((0, 0, 0), (255, 0, 0)), (32, 32), "")
-    make = helper.make_node
-    nodes = [
-        make("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
-        make("ReduceMean", ["float", "colours"], ["level"], keepdims=0),
-        make("Div", ["level", "white"], ["bright"]),
-        make("Sub", ["one", "bright"], ["dark"]),
-        make("Unsqueeze", ["dark", "classes"], ["p0"]),
-        make("Unsqueeze", ["bright", "classes"], ["p1"]),
-        make("Concat", ["p0", "p1"], ["probabilities"], axis=1),
-        make("GreaterOrEqual", ["bright", "half"], ["decided"]),
-        make("Cast", ["decided"], ["labels"], to=TensorProto.UINT8),
-    ]
-    numbers = [
-        helper.make_tensor(k, TensorProto.FLOAT, [], [v]) for k, v in (("white", 255), ("one", 1), ("half", 0.5))
-    ]
-    axes = [helper.make_tensor(k, TensorProto.INT64, [1], [v]) for k, v in (("colours", 3), ("classes", 1))]
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        "bright",
-        [value("image", TensorProto.UINT8, ["images", "height", "width", 3])],
-        [
-            value("labels", TensorProto.UINT8, ["images", "height", "width"]),
-            value("probabilities", TensorProto.FLOAT, ["images", 2, "height", "width"]),
-        ],
-        [*numbers, *axes],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, {"card": card_json(card_values(card))})
-    onnx.save(model, tmp_path / "bright.onnx")
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, 30:] = 200
     Image.fromarray(image).save(tmp_path / "image.png")
-    return tmp_path / "bright.onnx"
+    return write_bright(tmp_path / "bright.onnx")
 
 
 def words(file):
@@ -152,14 +119,19 @@ def installed_with(extra):
     return {name for name, _ in names}
 
 
-# Stands for a fresh environment: whatever another package of this one offers cannot be imported.
+# Stands for a fresh environment: what other packages of this one offer cannot be imported, and they have no version.
 ONLY = """if True:
-    import json, sys
+    import json, re, sys
     from importlib.machinery import PathFinder
+    from importlib.metadata import MetadataPathFinder
     class Others:
+        def find_distributions(self, *context):
+            for one in MetadataPathFinder.find_distributions(*context):
+                if re.sub("[-_.]+", "-", one.name).lower() in there:
+                    yield one
         def find_spec(self, name, path=None, target=None):
             return None if name.split(".")[0] in hidden else PathFinder.find_spec(name, path, target)
-    hidden = set(json.loads(sys.argv[1]))
+    hidden, there = map(set, json.loads(sys.argv[1]))
     sys.meta_path[sys.meta_path.index(PathFinder)] = Others()
     from segdistill.cli import main
     sys.exit(main(json.loads(sys.argv[2])))
@@ -167,13 +139,11 @@ ONLY = """if True:
 
 
 def run_with_only(extra, arguments):
-    there = installed_with(extra)
+    there = installed_with(extra) | {"segdistill"}
     offered = metadata.packages_distributions().items()
-    hidden = [
-        m for m, found in offered if not {re.sub(r"[-_.]+", "-", d).lower() for d in found} & (there | {"segdistill"})
-    ]
+    hidden = [m for m, found in offered if not {re.sub(r"[-_.]+", "-", d).lower() for d in found} & there]
     assert {"torch", "transformers", "pytest"} <= set(hidden)
-    command = [sys.executable, "-c", ONLY, json.dumps(hidden), json.dumps(arguments)]
+    command = [sys.executable, "-c", ONLY, json.dumps([hidden, sorted(there)]), json.dumps(arguments)]
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
 
 
@@ -181,6 +151,55 @@ def test_the_onnx_extra_is_enough_to_predict(bright_file):
     done = run_with_only("onnx", words(bright_file))
     assert done.returncode == 0, done.stderr
     require_mask(bright_file)
+
+
+def test_a_cluster_without_its_extra_is_one_line(bright_file):
+    done = run_with_only("onnx", [*words(bright_file), "--engine", "ray"])
+    assert done.returncode == 2
+    expected = "segdistill: --engine ray needs Ray Data; install it with: pip install segdistill[ray]\n"
+    assert done.stderr == expected
+
+
+@pytest.fixture
+def scored_words(bright_file):
+    """evaluate, of that student on that image with its right mask."""
+    for name, values in (("images", [0, 200]), ("masks", [0, 255])):
+        (bright_file.parent / "data" / name).mkdir(parents=True)
+        Image.fromarray(np.repeat(np.uint8([values]), 30, 1).repeat(40, 0)).save(
+            bright_file.parent / "data" / name / "a.png"
+        )
+    return ["evaluate", str(bright_file), str(bright_file.parent / "data")]
+
+
+def require_scores(folder):
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["classes"]["bright"]["dice"]["mean"] == 1
+    assert (folder / "scores.csv").is_file()
+
+
+def test_the_onnx_extra_is_enough_to_evaluate(bright_file, scored_words):
+    """Without a report, and it says so."""
+    folder = bright_file.parent / "scores"
+    done = run_with_only("onnx", [*scored_words, "-o", str(folder)])
+    assert done.returncode == 0, done.stderr
+    require_scores(folder)
+    assert {file.name for file in folder.iterdir()} == {"scores.csv", "summary.json"}
+    assert "no report.html: it needs jinja2 and matplotlib (pip install jinja2 matplotlib)" in done.stdout
+    done = run_with_only("onnx", [*scored_words, "-o", str(folder) + "2", "--baseline", str(folder)])
+    assert done.returncode == 2
+    assert "the report needs jinja2 and matplotlib; install segdistill[train]" in done.stderr
+    assert not Path(str(folder) + "2").exists()
+
+
+def test_evaluating_a_file_imports_no_torch(bright_file, scored_words):
+    """Nor, where a report is drawn, what only training needs."""
+    folder = bright_file.parent / "scores"
+    found = modules_after(f"from segdistill.cli import main; assert main({scored_words}) == 0")
+    assert not found & {*TRAINING, "onnx"}
+    found = modules_after(f"from segdistill.cli import main; assert main({[*scored_words, '-o', str(folder)]}) == 0")
+    assert found & {*TRAINING} == {"jinja2", "matplotlib"}
+    require_scores(folder)
+    assert (folder / "report.html").is_file()
 
 
 @pytest.mark.parametrize(

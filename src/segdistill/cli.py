@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.split(".")[0] not in TRAINING:
             raise
         wanted = f"{words[0]} needs {error.name}; install it with: pip install segdistill[train]"
-        print(f"segdistill: {wanted} (predict and serve do without if given a file of export)", file=sys.stderr)
+        file = "(predict, evaluate and serve do without if given a file of export)"
+        print(f"segdistill: {wanted} {file}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"segdistill: {stop}", file=sys.stderr)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import csv
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from segdistill.deploy import predict as module
-from segdistill.deploy.predict import Extras, predict_files
+from segdistill.deploy import stages as module
+from segdistill.deploy.predict import predict_files
 from segdistill.deploy.predictor import Prediction, open_predictor
+from segdistill.deploy.stages import Extras
 from segdistill.types import UserError
 
 
@@ -97,6 +99,48 @@ def test_an_interrupted_run_leaves_whole_files_and_resumes(folder, images, tmp_p
     assert set(files(out)) == {"a.png", "a_prob.npz", "b_prob.npz"}
     assert predict_files(predictor, [images], out) == (2, 1, [], [])
     assert {k: v for k, v in files(out).items() if "_prob" not in k} == files(tmp_path / "reference")
+
+
+def test_the_next_is_read_and_the_last_written_while_one_is_predicted(folder, images, tmp_path, monkeypatch):
+    """Reading the third waits for writing the first, and the second is predicted only once both have begun."""
+    predictor, meeting = open_predictor(folder), threading.Barrier(3)
+    predict_files(predictor, [images], tmp_path / "reference")
+    read, write, predict, seen = module.read_slices, module.write_slices, predictor.predict, []
+
+    def reading(source):
+        if source.name == Path("sub/a"):
+            meeting.wait(30)
+        return read(source)
+
+    def writing(path, *result):
+        if path.name == "a.png" and path.parent.name != "sub":
+            meeting.wait(30)
+        write(path, *result)
+
+    def predicting(image, modality=None):
+        seen.append(image.shape)
+        if len(seen) == 2:
+            meeting.wait(30)
+        return predict(image)
+
+    monkeypatch.setattr(module, "read_slices", reading)
+    monkeypatch.setattr(module, "write_slices", writing)
+    monkeypatch.setattr(predictor, "predict", predicting)
+    assert predict_files(predictor, [images], tmp_path / "out") == (3, 0, [], [])
+    assert files(tmp_path / "out") == files(tmp_path / "reference")
+
+
+@pytest.mark.parametrize("stage", ["read_slices", "write_slices", "predict_slices"])
+def test_a_fault_in_any_stage_is_not_lost(folder, images, tmp_path, monkeypatch, stage):
+    def broken(*given, **more):
+        raise ZeroDivisionError(stage)
+
+    monkeypatch.setattr(module, stage, broken)
+    threads = threading.active_count()
+    with pytest.raises(ZeroDivisionError, match=stage):
+        predict_files(open_predictor(folder), [images], tmp_path / "out")
+    assert threading.active_count() == threads
+    assert not (tmp_path / "out" / "areas.csv").exists()
 
 
 def test_broken_images_are_reported_and_the_others_predicted(folder, images, tmp_path):

@@ -44,7 +44,8 @@ def test_predicting_from_onnx_imports_no_torch(onnx_file, image, tmp_path):
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from segdistill.deploy.predictor import open_predictor\n"
-        "from segdistill.deploy.predict import Extras, predict_files\n"
+        "from segdistill.deploy.predict import predict_files\n"
+        "from segdistill.deploy.stages import Extras\n"
         "predictor = open_predictor(Path(sys.argv[2]))\n"
         "inputs, out = [sys.argv[3]], Path(sys.argv[4])\n"
         "for tile in (False, True):\n"

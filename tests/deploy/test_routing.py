@@ -11,11 +11,12 @@ import torch
 from modalities import picture, saved, tensor, two_modalities
 from PIL import Image
 
-from segdistill.deploy.predict import Extras, predict_files
+from segdistill.deploy.predict import predict_files
 from segdistill.deploy.predictor import open_predictor
 from segdistill.deploy.routing import Route
 from segdistill.deploy.serve.answers import areas, predict_upload
 from segdistill.deploy.slices import predict_slices
+from segdistill.deploy.stages import Extras
 from segdistill.types import UserError
 
 KINDS = ("bright", "dark", "between")
@@ -139,6 +140,25 @@ def test_a_killed_run_leaves_what_it_decided(predictors, images, tmp_path, monke
         file.write("dar")  # half a line
     assert predict_files(predictors[0], [images], out)[:2] == (1, 2)
     assert table(out) == table(tmp_path / "whole")
+
+
+def test_a_mask_without_its_row_is_predicted_again(predictors, images, tmp_path):
+    """As of a run that was stopped between the two, also of one that was to predict all anew."""
+    out = tmp_path / "out"
+    predict_files(predictors[0], [images], out)
+    before = table(out)
+    lines = (out / "routing.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (out / "routing.csv").write_text("".join(lines[:-1]), encoding="utf-8")
+    assert predict_files(predictors[0], [images], out)[:2] == (1, 2)
+    assert table(out) == before
+
+    def dying(done, total, image):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(predictors[0], [images], out, modality="dark", overwrite=True, on_progress=dying)
+    assert {row["modality"] for row in table(out).values()} == {"dark"}
+    assert predict_files(predictors[0], [images], out, modality="dark")[:2] == (2, 1)
 
 
 def test_a_volume_and_a_tiled_image_are_of_one_modality(predictors, monkeypatch):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
 from ..data.audit import Audit, judge_sets
-from ..data.batches import Dataset
 from ..data.cache import join_caches, open_cache, truth
 from ..data.findings import Named
 from ..data.inspection import Seen, inspect
@@ -24,6 +23,9 @@ from ..types import Known, UserError
 from .options import TrainOptions, parse_classes, parse_size, parse_threshold
 from .runs import read_json, write_json
 from .terminal import bar, console
+
+if TYPE_CHECKING:
+    from ..data.batches import Dataset
 
 SPLITS = ("train", "val", "test")
 _UNUSABLE = ("unreadable", "size-mismatch", "broken-volume")
@@ -226,6 +228,8 @@ def saved_sets(run: Path) -> tuple[dict[str, Source], list[list[Row]]]:
 
 def load_data(run: Path, options: TrainOptions, known: Known | None = None) -> Loaded:
     """The data of a run folder, from the cache; UserError when the files changed since the run began."""
+    from ..data.batches import Dataset
+
     facts = read_json(run / "data" / "data.json")
     sources, parts = saved_sets(run)
     caches = []

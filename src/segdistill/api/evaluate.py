@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from .scored import read_run
 from .terminal import bar, console, show_scores
 
 Split = Literal["auto", "train", "val", "test", "all"]
+DRAWING = ("jinja2", "matplotlib")  # what a report needs; who only runs an exported file may lack them
 
 
 def evaluate(
@@ -49,7 +51,7 @@ def evaluate(
         student: A student's folder, an .onnx file, or a folder of predicted masks.
         data: Data folder or manifest, for a student also several; beside predicted masks also a plain folder of
             reference masks.
-        out: Folder for scores.csv, summary.json and, for a student, report.html.
+        out: Folder for scores.csv, summary.json and, for a student, report.html if jinja2 and matplotlib are installed.
         split: Split to score, of each set; "auto" is the test split where there is one, else all images.
         classes: Class names of the masks, background first, separated by commas; a student's are found by name. Several
             sets: "A=background,polyp; B=background,lung". None: a student's own.
@@ -90,9 +92,10 @@ def evaluate(
         if metrics == "polyp":
             _require_polyp(predictor.card.classes, sets)
         sources = sources_of(sets, split, predictor.card.classes, named_sets(sets, classes, threshold))
-        evaluation, report = _evaluate_student(
-            student, predictor, sets, sources, split, tolerance, polyp=metrics == "polyp"
-        )
+        rows = [row for one in sets for row in labelled_rows(one.rows, split, one.root)]
+        evaluation = _evaluate_student(predictor, rows, sources, tolerance, polyp=metrics == "polyp")
+        drawn = out is not None and _can_draw()
+        report = _report(student, predictor, sets, sources, rows, split, evaluation) if drawn else None
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
         write_scores(Path(out), evaluation)
@@ -107,18 +110,10 @@ def evaluate(
 
 
 def _evaluate_student(
-    student: Path,
-    predictor: Predictor,
-    sets: Sequence[Manifest],
-    sources: dict[str, Source],
-    split: Split,
-    tolerance: float,
-    *,
-    polyp: bool,
-) -> tuple[Evaluation, ReportData]:
-    rows = [row for one in sets for row in labelled_rows(one.rows, split, one.root)]
+    predictor: Predictor, rows: Sequence[Row], sources: dict[str, Source], tolerance: float, *, polyp: bool
+) -> Evaluation:
     with bar("scoring") as progress:
-        evaluation = evaluate_cases(
+        return evaluate_cases(
             predicted_cases(predictor, rows, sources, polyp=polyp),
             classes=predictor.card.classes,
             dataset="",
@@ -126,8 +121,28 @@ def _evaluate_student(
             tolerance=tolerance,
             on_progress=lambda done: progress(done, len(rows)),
         )
+
+
+def _can_draw() -> bool:
+    """Whether what a report needs is installed; if not, the terminal says so."""
+    missing = [name for name in DRAWING if find_spec(name) is None]
+    if missing:
+        needed = " ".join(missing)
+        console.print(f"no report.html: it needs {' and '.join(missing)} (pip install {needed})", markup=False)
+    return not missing
+
+
+def _report(
+    student: Path,
+    predictor: Predictor,
+    sets: Sequence[Manifest],
+    sources: dict[str, Source],
+    rows: Sequence[Row],
+    split: Split,
+    evaluation: Evaluation,
+) -> ReportData:
     made, names = provenance(), ", ".join(sources)
-    report = ReportData(
+    return ReportData(
         title=f"{names}: {predictor.card.method} student",
         command=made["command"],
         facts={"data": names, "split": split, "machine": made["machine"], **made["versions"]},
@@ -144,12 +159,13 @@ def _evaluate_student(
         warnings=[],
         scored=", ".join(sorted({_resolved(one.rows, split) for one in sets})),
     )
-    return evaluation, report
 
 
 def _require_baseline(baseline: Path, out: Path | str | None) -> None:
     """Before anything is scored: there are scores to compare with, and a report to say so."""
     read_run(baseline)
+    if any(find_spec(name) is None for name in DRAWING):
+        raise UserError(f"--baseline {baseline}: the report needs {' and '.join(DRAWING)}; install segdistill[train]")
     if out is None or Path(out).resolve() == baseline.resolve():
         raise UserError(f"--baseline {baseline}: the report compares with it; give another folder with --out")
 

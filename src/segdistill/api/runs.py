@@ -6,16 +6,16 @@ import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..formats import replacing
-from ..methods import METHODS
 from ..types import UserError
 from .options import TrainOptions
 
@@ -24,6 +24,8 @@ REPORTED = ("segdistill", "torch", "lightning-fabric", "numpy", "scipy", "pillow
 
 def method_named(name: str) -> Any:
     """The method class; UserError for a name that does not exist."""
+    from ..methods import METHODS
+
     if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"--method {str(name)[:50]!r}: no such method; choose one of {', '.join(METHODS)}")
     return METHODS[name]
@@ -95,8 +97,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in REPORTED}
+    """Versions of what decides the numbers, as far as it is installed: an exported file needs no torch."""
+    found = {"python": platform.python_version()}
+    for name in REPORTED:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def provenance() -> dict[str, Any]:

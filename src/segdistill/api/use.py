@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from ..deploy.predict import Extras, PredictSummary, predict_files
+from ..deploy.predict import PredictSummary, predict_files
 from ..deploy.predictor import open_predictor
 from ..deploy.routing import ROUTING, Route
+from ..deploy.stages import Engine, Extras
 from .terminal import bar, console
 
 SHOWN = 5  # images of uncertain modality that are named on the terminal
@@ -27,6 +29,7 @@ def predict(
     dicom_seg: bool = False,
     modality: str | None = None,
     overwrite: bool = False,
+    engine: Literal["local", "ray"] = "local",
     device: str = "cpu",
     threads: int | None = None,
 ) -> PredictSummary:
@@ -44,13 +47,15 @@ def predict(
         modality: What made the images, as the student names it. None: a student with controllers per modality finds it
             itself; routing.csv says which, and where it was not sure.
         overwrite: Predict again what is there already.
+        engine: local: this process. ray: the actors of a Ray cluster, each with a predictor of its own (extra `ray`):
+            the one of RAY_ADDRESS, else one that runs here, else one that is started for this. The same files come out.
         device: cpu or cuda.
-        threads: CPU threads.
+        threads: CPU threads; with ray, of each actor (default: 1).
 
     Raises:
         UserError: No image, no student, or the folder cannot be written.
     """
-    predictor = open_predictor(student_path(student), device, threads)
+    predictor = open_predictor(student_path(student), device if engine == "local" else "cpu", threads)
     with bar("predicting") as progress:
         result = predict_files(
             predictor,
@@ -59,6 +64,7 @@ def predict(
             Extras(probabilities, overlays, tile, dicom_seg),
             modality=modality,
             overwrite=overwrite,
+            engine=_engine(engine, student_path(student), device, threads),
             on_progress=lambda done, total, image: progress(done, total),
         )
     for _, message in result.failed:
@@ -67,6 +73,14 @@ def predict(
     counts = f"{result.written} written, {result.skipped} there already, {len(result.failed)} unreadable"
     console.print(f"{out}: {counts}", markup=False)
     return result
+
+
+def _engine(name: str, student: Path, device: str, threads: int | None) -> Engine | None:
+    if name == "local":
+        return None
+    from ..deploy.on_ray import ray_engine
+
+    return ray_engine(student, device, threads)
 
 
 def _warn_of_unsure(unsure: Sequence[Route], out: Path) -> None:

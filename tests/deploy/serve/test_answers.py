@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segdistill.deploy.predict import Extras, predict_files
+from segdistill.deploy.predict import predict_files
 from segdistill.deploy.predictor import open_predictor
 from segdistill.deploy.serve import answers
 from segdistill.deploy.serve.answers import predict_upload, read_spacing
+from segdistill.deploy.stages import Extras
 from segdistill.types import UserError
 
 
