@@ -10,13 +10,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from safetensors import safe_open
 from toy import Toy, toy_data, with_hidden
 
+from segdistill.data.batches import Dataset, TrainingBatches
+from segdistill.data.cache import Cache
 from segdistill.engine import checkpoint
+from segdistill.engine import trainer as trainer_module
 from segdistill.engine.interrupt import Interrupted
 from segdistill.engine.logging import RunLog
 from segdistill.engine.plan import planned, rescaled, set_trainable
@@ -300,6 +304,22 @@ def test_batch_norms_are_measured_on_training_images(tmp_path, precise):
         seen = conv(data.dataset.batch(rows, "cpu").image)
     assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-6) == precise
     assert torch.allclose(norm.running_var, seen.var((0, 2, 3)), rtol=1e-5) == precise
+
+
+def test_batch_norms_are_measured_on_mixed_batches(tmp_path, monkeypatch):
+    """Rows of one data set lie together; a batch of them alone would vary less than the batches of the training."""
+    made = trainer(tmp_path / "run")
+    rows = [replace(made.batches.dataset.rows[0], dataset=name) for name in ("a", "b") for _ in range(20)]
+    empty = np.zeros((40, 8, 8, 3), np.uint8)
+    made.batches = TrainingBatches(Dataset(Cache(empty, empty[..., 0], "x"), rows, ("background", "x"), ("",)), seed=0)
+    seen = []
+    monkeypatch.setattr(trainer_module, "precise_statistics", lambda norms, forward, batches: seen.extend(batches))
+    made.method.train()
+    made._measure_norms(made.method.student)
+    sets = [{rows[i].dataset for i in batch.index.tolist()} for batch in seen]
+    assert sorted(i for batch in seen for i in batch.index.tolist()) == list(range(40))
+    assert len(sets) > 1
+    assert all(one == {"a", "b"} for one in sets)
 
 
 def test_early_stop(tmp_path):

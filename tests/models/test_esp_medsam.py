@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from segdistill.models.modality_change import add_modality, bind_modality, new_parameters
-from segdistill.models.modality_classifier import FeatureMemory
+from segdistill.models.modality_classifier import FeatureMemory, ModalityClassifier
 from segdistill.models.modality_heads import NEVER
 from segdistill.models.students import build_student, student_spec
 from segdistill.types import UserError
@@ -249,6 +250,22 @@ def test_what_is_remembered_of_each_modality():
     memory.remember(rows, torch.zeros(70, dtype=torch.long))
     assert memory.recalled(0)[:, 0].tolist() == list(range(6, 70))
     assert memory.seen.tolist() == [72, 1]
+
+
+def test_a_classifier_learns_from_every_modality_alike():
+    """One image remembered of the first, 70 seen of the second, none of the third: as the mean of two means."""
+    torch.manual_seed(0)
+    memory, classifier = FeatureMemory(3), ModalityClassifier(3)
+    for parameter in classifier.parameters():
+        torch.nn.init.normal_(parameter)
+    assert memory.cross_entropy(classifier, 3) == 0
+    one, many = torch.randn(1, 384), torch.randn(70, 384)
+    memory.remember(one, torch.tensor([0]))
+    memory.remember(many, torch.ones(70, dtype=torch.long))
+    means = [F.cross_entropy(classifier(one), torch.tensor([0]))]
+    means.append(F.cross_entropy(classifier(many[-64:]), torch.ones(64, dtype=torch.long)))
+    torch.testing.assert_close(memory.cross_entropy(classifier, 3), (means[0] + means[1]) / 2)
+    torch.testing.assert_close(memory.cross_entropy(classifier, 1), means[0])
 
 
 def test_parameters_per_modality():

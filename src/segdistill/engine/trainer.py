@@ -277,12 +277,13 @@ class Trainer:
             return
         rows = np.sort(np.concatenate([self.batches.labelled, self.batches.others]))
         chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), MEASURED)).astype(int)]
-        data = self.batches.dataset
+        data, batches = self.batches.dataset, math.ceil(len(chosen) / 16)
         self.method.eval()
         precise_statistics(
             norms,
             lambda batch: network(batch.image, batch.modality),
-            (data.batch(part, self.device) for part in np.array_split(chosen, math.ceil(len(chosen) / 16))),
+            # Strided: rows of one data set or patient lie together, and a batch of them varies less than in training
+            (data.batch(chosen[first::batches], self.device) for first in range(batches)),
         )
         if self.settled:
             self.settled = self._written()

@@ -35,7 +35,7 @@ from ..models.tiny_vit import STRIDE
 from ..models.weights import read_weights, settled
 from ..transforms.presets import evaluation, weak
 from ..types import Batch, Known, Remarks, Stage, StepOutput, Task, UserError
-from .modality_transfer import Addition, known_before, recalled_cross_entropy, with_addition
+from .modality_transfer import Addition, known_before, with_addition
 from .sam_distillation import require_sam
 from .teacher_embeddings import TeacherEmbeddings
 
@@ -221,12 +221,15 @@ class ESPMedSAM(nn.Module):
         return StepOutput(terms["domain"], terms)
 
     def tune(self, batch: Batch, progress: float) -> StepOutput:
-        """S3: L_seg + 0.5 L_patch of the student; the cross-entropy of its classifier, which reaches nothing else."""
+        """S3: L_seg + 0.5 L_patch of the student; the cross-entropy of its classifier, which reaches nothing else.
+
+        It is taken over the last images of every modality alike, these included: rare ones are not drowned.
+        """
         out = self.student.run(batch.image, batch.modality)
         terms = self.segmentation(out.logits, out.patch, batch)
         self.student.memory.remember(out.features, batch.modality)
         if self.student.classifier is not None:
-            terms["route"] = F.cross_entropy(out.route.float(), batch.modality)
+            terms["route"] = self.student.memory.cross_entropy(self.student.classifier, len(self.student.modalities))
         return StepOutput(self.weighted(terms), terms)
 
     def add(self, batch: Batch, progress: float) -> StepOutput:
@@ -236,7 +239,8 @@ class ESPMedSAM(nn.Module):
         self.student.memory.remember(out.features, batch.modality)
         if self.student.classifier is not None and not cast(Addition, self.addition).forgotten:
             terms["route"] = F.cross_entropy(out.route.float(), batch.modality)
-            terms["keep"] = recalled_cross_entropy(self.student, self.student.classifier)
+            old = len(self.student.modalities) - 1
+            terms["keep"] = self.student.memory.cross_entropy(self.student.classifier, old)
         return StepOutput(self.weighted(terms), terms)
 
     def segmentation(self, logits: Tensor, patch: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ..models.esp_medsam import EspMedSam
 from ..models.modality_change import add_modality, new_parameters
-from ..models.modality_classifier import ModalityClassifier
 from ..models.teachers import load_trained
 from ..types import Known, Task, UserError
 
@@ -60,10 +57,3 @@ def with_addition(init: str, task: Task) -> tuple[EspMedSam, Addition]:
     grown = add_modality(student, name, list(classes), task.classes)
     forgotten = tuple(one for m, one in enumerate(before) if not len(grown.memory.recalled(m)))
     return grown, Addition(new_parameters(grown, len(known.classes)), tuple(before), forgotten)
-
-
-def recalled_cross_entropy(student: EspMedSam, classifier: ModalityClassifier) -> Tensor:
-    """The classifier's cross-entropy on what the student remembers of its old modalities, each counting once."""
-    logits = [classifier(student.memory.recalled(m)).float() for m in range(len(student.modalities) - 1)]
-    losses = [F.cross_entropy(z, torch.full_like(z[:, 0], m, dtype=torch.long)) for m, z in enumerate(logits)]
-    return torch.stack(losses).mean()

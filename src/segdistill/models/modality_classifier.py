@@ -61,6 +61,16 @@ class FeatureMemory(nn.Module):
             self.features[m] = torch.cat([self.features[m, 1:], row[None].to(self.features)])
             self.seen[m] += 1
 
+    def cross_entropy(self, classifier: ModalityClassifier, modalities: int) -> Tensor:
+        """A classifier's on what is remembered of the first so many modalities; each that was seen counts once."""
+        logits = classifier(self.features[:modalities].flatten(0, 1)).float()
+        truth = torch.arange(modalities, device=logits.device).repeat_interleave(KEPT)
+        losses = F.cross_entropy(logits, truth, reduction="none").view(modalities, KEPT)
+        count = self.seen[:modalities].clamp(max=KEPT)
+        kept = torch.arange(KEPT, device=logits.device) >= KEPT - count[:, None]
+        means = (losses * kept).sum(1) / count.clamp(min=1)
+        return means.sum() / (count > 0).sum().clamp(min=1)
+
     def recalled(self, modality: int) -> Tensor:
         """What is remembered of a modality, (up to KEPT, WIDTH)."""
         count = min(KEPT, int(self.seen[modality]))
