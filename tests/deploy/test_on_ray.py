@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,6 @@ import pytest
 from bright import write_bright
 from PIL import Image
 
-from segdistill import cli
 from segdistill.deploy import on_ray
 from segdistill.deploy.on_ray import ray_engine
 from segdistill.deploy.predict import predict_files
@@ -24,13 +25,13 @@ ALL = Extras(probabilities=True, overlays=True)
 
 
 @pytest.fixture(scope="module")
-def _two_processes() -> Iterator[None]:
-    """Started here, so that the engine finds it."""
+def two_processes() -> Iterator[str]:
+    """The address of a cluster that is started here, so that the engine finds it."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    yield ray.init(address="local", num_cpus=2, **quiet).address_info["address"]
     ray.shutdown()
 
 
@@ -54,7 +55,7 @@ def files(out: Path) -> dict[str, bytes]:
     return {file.relative_to(out).as_posix(): file.read_bytes() for file in out.rglob("*") if file.is_file()}
 
 
-@pytest.mark.usefixtures("_two_processes")
+@pytest.mark.usefixtures("two_processes")
 def test_the_same_files_as_on_one_machine(images, tmp_path, monkeypatch):
     """Also from relative paths, and of a student that routes."""
     student = write_bright(tmp_path / "student.onnx", routes=True)
@@ -84,7 +85,7 @@ def test_the_same_files_as_on_one_machine(images, tmp_path, monkeypatch):
     assert files(tmp_path / "there") == files(tmp_path / "here")
 
 
-@pytest.mark.usefixtures("_two_processes")
+@pytest.mark.usefixtures("two_processes")
 def test_what_stops_a_run_is_one_line(images, tmp_path):
     student = write_bright(tmp_path / "student.onnx")
     predictor = open_predictor(student, threads=1)
@@ -100,20 +101,22 @@ def test_what_stops_a_run_is_one_line(images, tmp_path):
         predict_files(predictor, [images], tmp_path / "out", engine=ray_engine(student, "cuda"))
 
 
-@pytest.mark.usefixtures("_two_processes")
-def test_the_terminal_stays_readable(images, tmp_path, monkeypatch, capfd):
-    """And the options are those of the command line."""
+def test_the_terminal_stays_readable(two_processes, images, tmp_path):
+    """In a process of its own, which finds the cluster by its address: some of Ray's lines come once."""
     write_bright(tmp_path / "student.onnx")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "1000")  # no line is broken
+    settings = os.environ | {"COLUMNS": "1000", "RAY_ADDRESS": two_processes}  # no line is broken
     said = []
     for engine in ("local", "ray"):
         words = ["predict", "student.onnx", images.name, "-o", "out", "--overwrite", "true", "--engine", engine]
-        assert cli.main(words) == 1  # one image is broken
-        said.append(capfd.readouterr())
-    assert "6 written, 0 there already, 1 unreadable" in said[0].out
-    assert said[1].out.replace(f"{tmp_path}{os.sep}", "").split() == said[0].out.split()
-    assert said[1].err == said[0].err == ""
+        command = [sys.executable, "-m", "segdistill", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=settings, capture_output=True, text=True, encoding="utf-8", timeout=300
+        )
+        assert done.returncode == 1, done.stderr  # one image is broken
+        assert done.stderr == ""
+        said.append(done.stdout.replace(f"{tmp_path}{os.sep}", ""))
+    assert "6 written, 0 there already, 1 unreadable" in said[0]
+    assert said[1] == said[0]
 
 
 def test_no_cluster_is_one_line(tmp_path, image, monkeypatch):

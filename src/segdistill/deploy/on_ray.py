@@ -116,6 +116,7 @@ def _room(there: dict[str, float], wanted: dict[str, int]) -> int:
 def _cluster() -> Iterator[Any]:
     """Ray, connected and quiet; a cluster that was begun here ends here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes past Python's logging
     import ray
     import ray.data
 
@@ -123,7 +124,7 @@ def _cluster() -> Iterator[Any]:
     if ours:
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # plain ones too, where a node does not come up in time
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"--engine ray: no cluster ({reason}); see RAY_ADDRESS, or use --engine local") from None
     context = ray.data.DataContext.get_current()
