@@ -53,6 +53,18 @@ def test_a_campaign(campaign, tiny_set, tmp_path, capsys, monkeypatch):
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "results" / "tiny").iterdir()} == written
 
 
+@pytest.mark.parametrize("path", sorted((PATH.parent / "campaigns").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_campaign_of_ours_names_settings_that_exist(campaign, path):
+    from segdistill.api.options import TrainOptions, check_options
+    from segdistill.methods import METHODS
+
+    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for _, run, seed in campaign.planned_runs(plan):
+        options = TrainOptions(**(plan.get("options", {}) | run.get("options", {}) | {"seed": seed}))
+        check_options(options)
+        METHODS[options.method].Config(**run.get("config", {}))
+
+
 def test_two_runs_of_one_name_are_refused(campaign):
     from segdistill.types import UserError
 
