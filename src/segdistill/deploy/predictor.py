@@ -81,8 +81,10 @@ class TorchPredictor:
     """Runs a Student where its weights are."""
 
     def __init__(self, student: Student) -> None:
+        import torch
+
         self.card = student.card
-        self.student = student
+        self.student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.routes = student.routes
         self.device = next(student.parameters()).device
 
