@@ -46,9 +46,9 @@ def ray_engine(student: Path, device: str = "cpu", threads: int | None = None) -
         order = order._replace(out=order.out.absolute())
         with _cluster() as ray:
             wanted = {"CPU": cpus, "GPU": 1} if kind == "cuda" else {"CPU": cpus}
-            actors = _room(ray.cluster_resources(), wanted)
-            blocks = ray.data.from_arrow(list(_blocks(sources)))
-            outcomes = blocks.map_batches(
+            blocks = list(_blocks(sources))
+            actors = min(_room(ray.cluster_resources(), wanted), max(1, len(blocks)))
+            outcomes = ray.data.from_arrow(blocks).map_batches(
                 _Worker,
                 fn_constructor_args=(student, kind, cpus, order),
                 compute=ray.data.ActorPoolStrategy(size=actors),
@@ -116,7 +116,6 @@ def _room(there: dict[str, float], wanted: dict[str, int]) -> int:
 def _cluster() -> Iterator[Any]:
     """Ray, connected and quiet; a cluster that was begun here ends here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes past Python's logging
     import ray
     import ray.data
 
