@@ -36,6 +36,7 @@ ODD = [
     "method: [a]\n",
     "method: {a: b}\n",
     "method: 5\n",
+    "tolerance:\n",
     "method: 2001-13-45\n",
     "size: 2001-13-45\n",
     "? [a]\n: b\n",

@@ -37,3 +37,10 @@ def test_values_no_run_could_use(changes):
     with pytest.raises(UserError):
         check_options(TrainOptions(**changes))
     check_options(TrainOptions())
+
+
+def test_an_onnx_file_needs_its_extra_before_training_starts(monkeypatch):
+    check_options(TrainOptions(onnx=True))
+    monkeypatch.setattr("segdistill.api.options.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install segdistill\[onnx\]"):
+        check_options(TrainOptions(onnx=True))

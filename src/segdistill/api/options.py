@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -36,6 +37,7 @@ class TrainOptions(Settings):
         allow_leakage: Train although the test or validation split shares images or patients with training.
         postprocess: "none", or "largest": keep the largest component of each class.
         licence: One line that travels with the student.
+        onnx: Write the student as RUN/student.onnx too, at the end; see `export`.
         baseline: Run folder, or one that evaluate wrote: the report compares with it on the images that both scored.
         threads: CPU threads of each process. None: all that torch takes, shared by the processes of a host.
         cache: Folder of decoded images. None: the user's cache folder.
@@ -56,6 +58,7 @@ class TrainOptions(Settings):
     allow_leakage: bool = False
     postprocess: Literal["none", "largest"] = "none"
     licence: str = "not stated: the licences of the data and of any pretrained weights apply"
+    onnx: bool = False
     baseline: Path | None = None
     threads: int | None = None
     cache: Path | None = None
@@ -84,10 +87,14 @@ def parse_threshold(text: str | None) -> int | None:
 
 def check_options(options: TrainOptions) -> None:
     """Refuse values that no run could use, before anything is written."""
-    parse_size(options.size)
+    if options.onnx and not (find_spec("onnxscript") and find_spec("onnxruntime")):
+        raise UserError("--onnx true needs onnx; install it with: pip install segdistill[onnx]")
     for name, hint in get_type_hints(TrainOptions).items():
+        if getattr(options, name) is None and type(None) not in get_args(hint):
+            raise UserError(f"--{name}: needs a value; leave the line out of the settings for the default")
         if get_origin(hint) is Literal and getattr(options, name) not in get_args(hint):
             raise UserError(f"--{name} {getattr(options, name)}: choose {' or '.join(map(str, get_args(hint)))}")
+    parse_size(options.size)
     for name in ("iterations", "validate_every", "patience", "accumulate", "threads", "devices", "nodes"):
         value = getattr(options, name)
         if value is not None and value < 1:

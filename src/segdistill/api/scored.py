@@ -18,6 +18,7 @@ from .runs import read_config, read_json
 ASIDE = (
     "seed",
     "baseline",
+    "onnx",
     "device",
     "precision",
     "compile",

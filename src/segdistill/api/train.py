@@ -30,6 +30,7 @@ from ..models.students import student_spec
 from ..types import Known, Store, Task, UserError
 from .contributions import method_remarks, other_students, save_scored
 from .data import SPLITS, Loaded, load_data, prepare_data, scored_rows, split_table
+from .export import export
 from .options import TrainOptions, check_options, parse_size
 from .pretrained import pretrained
 from .reporting import read_log, training_report
@@ -171,6 +172,8 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     training_report(run, evaluation, data.rows, loaded.sources, warnings, remarks)
     show_scores(f"{split} split, original resolution", evaluation.summary)
     console.print(f"report: {run / 'report.html'}\nstudent: {run / 'student'}", markup=False)
+    if options.onnx:
+        export(run, run / "student.onnx")
     return TrainResult(run, evaluation.summary)
 
 

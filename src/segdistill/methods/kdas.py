@@ -149,8 +149,9 @@ class KDAS(nn.Module):
 
     @property
     def students(self) -> dict[str, nn.Module]:
-        """What is scored beside the student."""
-        return {"control": self.control} if self.control else {}
+        """What is scored beside the student: the control, and the teacher that this run trained."""
+        found = {"teacher": None if self.config.teacher else self.teacher, "control": self.control}
+        return {name: network for name, network in found.items() if network is not None}
 
     def losses(self) -> dict[str, Callable[[PolypMaps, Taught], Tensor]]:
         """Everything that can be distilled, by the names of DISTILLED."""
