@@ -144,6 +144,8 @@ def test_folders_with_spaces_and_non_ascii_names(tmp_path):
     data = make_set(tmp_path / "Größe 画像", count=9, size=40)
     assert main(["train", str(data), "--out", "größe run", "--cache", "cäche", "--onnx", "true", *FAST]) == 0
     assert (tmp_path / "größe run" / "report.html").exists()
+    (tmp_path / "größe run" / "student.onnx").unlink()  # as if the run had been stopped before the export
+    assert main(["train", "--resume", "größe run"]) == 0
     image = next((data / "images").iterdir())
     assert main(["predict", "größe run/student.onnx", str(image), "-o", "maßke"]) == 0
     assert (tmp_path / "maßke" / image.with_suffix(".png").name).exists()

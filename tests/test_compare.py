@@ -96,7 +96,7 @@ def test_runs_group_by_all_settings_but_the_seed(tmp_path):
     assert (tmp_path / "out" / "compare.html").exists()
 
 
-def test_a_chain_groups_by_what_its_teacher_did(tmp_path):
+def test_a_chain_groups_by_what_its_teacher_did(tmp_path, monkeypatch):
     """Each seed's student has the teacher of its seed; a teacher trained otherwise makes another group."""
     runs = []
     for seed in (0, 1):
@@ -105,6 +105,7 @@ def test_a_chain_groups_by_what_its_teacher_did(tmp_path):
             teacher = folder(tmp_path / "teachers" / name, scores(), seed=seed, config={"labelled": labelled})
             config = {"method": "kdas", "kdas": {"teacher": str(teacher)}}
             runs.append(folder(tmp_path / name, scores(labelled / 100, seed=seed), seed=seed, config=config))
+    monkeypatch.chdir(runs[0])  # a configuration here is nobody's teacher
     (comparison,) = compare(runs, tmp_path / "out")
     assert lines_of(comparison)["polyp", "Dice"].difference.pairs == 60
     for name in (comparison.baseline, comparison.other):

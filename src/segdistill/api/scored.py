@@ -93,8 +93,8 @@ def _training(folder: Path) -> tuple[str, dict[str, str], int]:
 
 def _described(value: object) -> str:
     """A setting; where it names a run, what that run did: students whose teachers differ in the seed are one group."""
-    folders = [Path(value), Path(value).parent] if isinstance(value, str) and value else []
-    for folder in folders:
+    path = Path(value) if isinstance(value, str) else Path()
+    for folder in (path, path.parent) if path.is_absolute() else ():  # as a run's config names files
         if (folder / "config.yaml").is_file():
             method, settings, _ = _training(folder)
             digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()

@@ -139,6 +139,7 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     folders, options, config = read_config(run)
     if (run / "report.html").exists():
         console.print(f"{run}: finished already; see {run / 'report.html'}", markup=False)
+        _export(run, options)
         return TrainResult(run, read_json(run / "summary.json"))
     processes.launch(run)
     console.quiet = processes.rank > 0
@@ -172,9 +173,14 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     training_report(run, evaluation, data.rows, loaded.sources, warnings, remarks)
     show_scores(f"{split} split, original resolution", evaluation.summary)
     console.print(f"report: {run / 'report.html'}\nstudent: {run / 'student'}", markup=False)
-    if options.onnx:
-        export(run, run / "student.onnx")
+    _export(run, options)
     return TrainResult(run, evaluation.summary)
+
+
+def _export(run: Path, options: TrainOptions) -> None:
+    """The ONNX file, if it was asked for and an interrupted run did not get to it."""
+    if options.onnx and not (run / "student.onnx").exists():
+        export(run, run / "student.onnx")
 
 
 @contextmanager
