@@ -1,15 +1,13 @@
-"""ESP-MedSAM's student leaves as one file that routes by itself, and as one for a single modality."""
+"""ESP-MedSAM's student leaves as one file that routes by itself; test_routing.py binds it to one modality."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from helpers import assert_batches
 
-from segdistill.deploy.artefact import load_student, save_student
+from segdistill.deploy.artefact import save_student
 from segdistill.deploy.export import export_onnx
 from segdistill.deploy.predictor import open_predictor
-from segdistill.models.modality_change import bind_modality
 from segdistill.models.students import build_student, student_spec
 
 SIZE = (64, 96)
@@ -52,18 +50,3 @@ def test_the_graph_routes_as_torch_does(card, image, tmp_path):
         a, b = torch_.raw(picture), graph.raw(picture)
         np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-4)
         assert a.probabilities.std() > 1e-3
-
-
-def test_a_bound_student_is_smaller_and_the_same(card, image, tmp_path):
-    student = trained_looking()
-    bound = bind_modality(student, "b")
-    folder, file = exported(bound, card, tmp_path)
-    picture = image(*SIZE)
-    probabilities = open_predictor(file).raw(picture).probabilities
-    x = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
-    with torch.no_grad():
-        expected = student(x, torch.tensor([1])).softmax(1)[0]
-    np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-4)
-    assert_batches(file, [image(*SIZE, seed) for seed in range(3)])
-    assert load_student(folder).network.modalities == ("b",)
-    assert file.stat().st_size < 4.2 * sum(p.numel() for p in bound.parameters())

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import assert_batches
 from modalities import picture, saved, tensor, two_modalities
 from PIL import Image
 
@@ -209,6 +210,7 @@ def test_a_file_for_one_modality_is_smaller_and_says_the_same(predictors, studen
     assert not bound.routes
     assert [entry.name for entry in bound.session.get_inputs()] == ["image"]
     assert not bound.session.get_overridable_initializers()
+    assert_batches(tmp_path / "bright.onnx", [picture(kind) for kind in KINDS])
     own = 4 * sum(p.numel() for p in two_modalities().own_parameters(0))
     assert whole.stat().st_size - (tmp_path / "bright.onnx").stat().st_size > 0.95 * own
     for kind in KINDS:  # the dark one too: nothing is found out

@@ -185,8 +185,10 @@ def test_eight_images_are_learnt(name):
     method, stages = build(name, size=size, **ALONE.get(name, {}))
     batch = make_batch(8, 4, size=size)
     for stage in stages:
-        set_trainable(method, stage.optimizers)
         for i in range(UPDATES):
+            if i % 15 == 0 and stage is stages[-1] and dice(method, batch) > 0.9:
+                break
+            set_trainable(method, stage.optimizers)
             seed_everything(i)
             output = stage.step(batch, i / UPDATES)
             output.loss.backward()
@@ -194,10 +196,15 @@ def test_eight_images_are_learnt(name):
                 optimizer.step()
                 optimizer.zero_grad()
             stage.after_update(i / UPDATES)
+    assert dice(method, batch) > 0.9
+
+
+def dice(method, batch):
+    """The student's, of the labelled rows."""
     method.eval()
     with torch.no_grad():
-        prediction = method.student(batch.image[:8]).argmax(1)
-    assert dice_table(prediction, batch.mask[:8], 2).mean() > 0.9
+        prediction = method.student(batch.image[batch.labelled]).argmax(1)
+    return dice_table(prediction, batch.mask[batch.labelled], 2).mean()
 
 
 def settings(**other):
