@@ -15,6 +15,7 @@ interrupted one goes on from its checkpoint. A run that fails is reported, and t
 """
 
 import argparse
+import csv
 import json
 import platform
 import statistics
@@ -24,9 +25,11 @@ from pathlib import Path
 
 import yaml
 
+from segdistill.api.evaluate import evaluate
 from segdistill.api.options import TrainOptions
 from segdistill.api.runs import method_named, read_json, versions
 from segdistill.api.train import resume, train
+from segdistill.deploy.artefact import load_student
 from segdistill.formats import replacing
 from segdistill.types import UserError
 
@@ -48,14 +51,20 @@ def finish(settings: dict, common: dict, seed: int, data: Path, folder: Path, th
         resume(folder)
         return
     options = TrainOptions(**(common | settings.get("options", {}) | {"seed": seed, "threads": threads}))
-    given, names = settings.get("config", {}), settings["data"]
+    given = settings.get("config", {})
     filled = {k: v.format(runs=folder.parent, seed=seed) if isinstance(v, str) else v for k, v in given.items()}
     config = method_named(options.method).Config(**filled)
-    train([data / name for name in ([names] if isinstance(names, str) else names)], folder, options, config)
+    train(folders_of(settings, data), folder, options, config)
 
 
-def result(folder: Path, settings: dict, seed: int) -> dict:
-    """What the tables are made from."""
+def folders_of(settings: dict, data: Path) -> list[Path]:
+    """A run's data sets."""
+    names = settings["data"]
+    return [data / name for name in ([names] if isinstance(names, str) else names)]
+
+
+def result(folder: Path, data: Path, settings: dict, seed: int) -> dict:
+    """What the tables are made from; Dice of the last weights too, on the sets' own test splits."""
     summary = read_json(folder / "summary.json")
     facts = {"machine": f"{platform.system()} {platform.machine()}", "versions": versions()}
     data_hash = read_json(folder / "data" / "data.json")["hash"]
@@ -64,7 +73,20 @@ def result(folder: Path, settings: dict, seed: int) -> dict:
     for private in ("data", "cache"):
         config.pop(private)
     config[config["method"]] |= settings.get("config", {})  # earlier runs by name, not by this machine's path
-    return run | {"config": config, "summary": summary} | facts
+    last = evaluate(folder / "student_last", folders_of(settings, data))["mean"]["dice"]["mean"]
+    parameters = sum(p.numel() for p in load_student(folder / "student").network.parameters())
+    measured = {"last": last, "parameters": parameters, "images": image_dice(folder)}
+    return run | {"config": config, "summary": summary} | measured | facts
+
+
+def image_dice(folder: Path) -> dict[str, float]:
+    """Test Dice by image, the mean of its classes that are there: what paired differences are made from."""
+    with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["empty_reference"] == "False"]
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(f"{row['dataset']}/{row['image']}", []).append(float(row["dice"]))
+    return {name: round(statistics.mean(values), 5) for name, values in found.items()}
 
 
 def table(results: Path) -> str:
@@ -110,7 +132,7 @@ def main(words: list[str] | None = None) -> int:
             print(f"failed: {error}" if isinstance(error, UserError) else traceback.format_exc(), file=sys.stderr)
             continue
         with replacing(target) as file:
-            file.write((json.dumps(result(folder, settings, seed), indent=1) + "\n").encode())
+            file.write((json.dumps(result(folder, given.data, settings, seed), indent=1) + "\n").encode())
     print(table(results))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

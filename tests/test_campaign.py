@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -49,6 +50,9 @@ def test_a_campaign(campaign, tiny_set, tmp_path, capsys, monkeypatch):
     assert entries["few"]["config"]["labelled"] == 3
     assert entries["kd"]["config"]["kdas"]["teacher"] == "{runs}/base_s{seed}"
     assert str(tmp_path) not in json.dumps(entries)
+    entry = entries["few"]
+    assert np.mean([*entry["images"].values()]) == pytest.approx(entry["summary"]["mean"]["dice"]["mean"], abs=1e-4)
+    assert 0 <= entry["last"] <= 1 < 1e6 < entry["parameters"]
     assert campaign.main(words) == 1  # the broken one only
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "results" / "tiny").iterdir()} == written
 

@@ -1,0 +1,128 @@
+"""The tables of docs/results.md from benchmarks/results: rewrites what stands between the marks.
+
+    python benchmarks/results_tables.py [--check]
+
+    <!-- table few_labels, baseline trio, students of knowsam -->
+    (made here)
+    <!-- end -->
+
+A row per run of the campaign's plan, over its finished seeds: test Dice (least to most over seeds; of one seed its 95 %
+interval over images), the difference to the baseline on the same images and seeds with its 95 % interval (images and
+seeds drawn), HD95, Dice of the last weights instead of the best on validation, parameters, ms per image in torch,
+minutes of training. `--check` changes nothing and exits with 1 where the document is not what the results say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from segdistill.metrics.paired import Difference, paired_differences
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parent / "docs" / "results.md"
+MARKED = re.compile(r"(<!-- table (\w+), baseline (\w+)(?:, students of (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+HEAD = (
+    "| | seeds | test Dice | difference, 95 % interval | HD95, px | last weights | parameters, M | ms | minutes |\n"
+    + "|---" * 9
+    + "|"
+)
+Entry = dict[str, Any]  # a file of benchmarks/results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare only")
+    given = parser.parse_args()
+    old = DOCUMENT.read_text(encoding="utf-8")
+    new = MARKED.sub(lambda found: found[1] + table(*found.group(2, 3, 4)) + "\n" + found[5], old)
+    if given.check:
+        return int(new != old)
+    DOCUMENT.write_text(new, encoding="utf-8")
+    return 0
+
+
+def table(campaign: str, baseline: str, whole: str | None) -> str:
+    """Markdown; of the run named `whole` also what its other students reach."""
+    plan = yaml.safe_load((HERE / "campaigns" / f"{campaign}.yaml").read_text(encoding="utf-8"))
+    found = {run["name"]: finished(HERE / "results" / campaign, run) for run in plan["runs"]}
+    lines = [HEAD]
+    for name, entries in found.items():
+        lines += [row(name, entries, found[baseline]), *(parts(entries) if name == whole else [])]
+    return "\n".join(lines)
+
+
+def finished(results: Path, run: dict[str, Any]) -> dict[int, Entry]:
+    """By seed."""
+    paths = {seed: results / f"{run['name']}_s{seed}.json" for seed in run["seeds"]}
+    return {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.exists()}
+
+
+def row(name: str, entries: dict[int, Entry], baseline: dict[int, Entry]) -> str:
+    if not entries:
+        return f"| {name} | not run |" + " |" * 7
+    runs = list(entries.values())
+    summaries = [entry["summary"] for entry in runs]
+    dice = [summary["mean"]["dice"] for summary in summaries]
+    means = [one["mean"] for one in dice]
+    ends = (dice[0]["low"], dice[0]["high"]) if len(dice) == 1 else (min(means), max(means))
+    spread = "[{:.3f}, {:.3f}]" if len(dice) == 1 else "({:.3f} to {:.3f})"
+    cells = [
+        name,
+        ", ".join(map(str, entries)),
+        f"{statistics.mean(means):.3f} " + spread.format(*ends),
+        gap(entries, baseline) if entries is not baseline else "",
+        f"{statistics.mean(summary['mean']['hd95']['mean'] for summary in summaries):.1f}",
+        f"{statistics.mean(entry['last'] for entry in runs):.3f}",
+        f"{runs[0]['parameters'] / 1e6:.1f}",
+        f"{statistics.median(summary['ms_per_image'] for summary in summaries):.0f}",
+        f"{statistics.mean(summary['run']['training seconds'] for summary in summaries) / 60:.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def parts(entries: dict[int, Entry]) -> list[str]:
+    """A row per student that a run ships beside its own."""
+    students = [entry["summary"]["students"] for entry in entries.values()]
+    lines = []
+    for name in students[0] if students else ():
+        means = [each[name]["dice"]["mean"] for each in students]
+        hd95 = statistics.mean(each[name]["hd95"]["mean"] for each in students)
+        spread = f"{statistics.mean(means):.3f} ({min(means):.3f} to {max(means):.3f})"
+        size = f"{students[0][name]['parameters'] / 1e6:.1f}"
+        lines.append(
+            f"| – its {name} alone | {', '.join(map(str, entries))} | {spread} | | {hd95:.1f} | | {size} | | |"
+        )
+    return lines
+
+
+def gap(entries: dict[int, Entry], baseline: dict[int, Entry]) -> str:
+    """In the seeds and images that both have."""
+    seeds = [seed for seed in entries if seed in baseline]
+    if not seeds:
+        return "no seed in common"
+    found = difference([baseline[s]["images"] for s in seeds], [entries[s]["images"] for s in seeds])
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def difference(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> Difference:
+    """Paired by seed (a list's entry) and image."""
+    rows = [
+        (s, name, one[name], two[name]) for s, (one, two) in enumerate(zip(ours, theirs, strict=True)) for name in one
+    ]
+    order = {name: g for g, name in enumerate(dict.fromkeys(name for _, name, _, _ in rows))}
+    first, second = (np.array([[row[k]] for row in rows]) for k in (2, 3))
+    seeds, groups = np.array([row[0] for row in rows]), np.array([order[row[1]] for row in rows])
+    return paired_differences(first, second, seed_of=seeds, group=groups)[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
