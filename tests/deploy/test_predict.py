@@ -101,33 +101,38 @@ def test_an_interrupted_run_leaves_whole_files_and_resumes(folder, images, tmp_p
     assert {k: v for k, v in files(out).items() if "_prob" not in k} == files(tmp_path / "reference")
 
 
-def test_the_next_is_read_and_the_last_written_while_one_is_predicted(folder, images, tmp_path, monkeypatch):
-    """Reading the third waits for writing the first, and the second is predicted only once both have begun."""
-    predictor, meeting = open_predictor(folder), threading.Barrier(3)
-    predict_files(predictor, [images], tmp_path / "reference")
-    read, write, predict, seen = module.read_slices, module.write_slices, predictor.predict, []
-
-    def reading(source):
-        if source.name == Path("sub/a"):
-            meeting.wait(30)
-        return read(source)
-
-    def writing(path, *result):
-        if path.name == "a.png" and path.parent.name != "sub":
-            meeting.wait(30)
-        write(path, *result)
+@pytest.mark.parametrize("kind", ["onnx", "xml"])
+def test_several_at_once_give_the_same_files(kind, folder, images, tmp_path, monkeypatch):
+    """Two of the three images are in the predictor at once, or the barrier breaks."""
+    path = exported(folder, tmp_path / f"student.{kind}")
+    predict_files(open_predictor(path, threads=2), [images], tmp_path / "reference")
+    predictor = open_predictor(path, threads=2, several=True)
+    meeting, predict, lock, seen = threading.Barrier(2), predictor.predict, threading.Lock(), []
 
     def predicting(image, modality=None):
-        seen.append(image.shape)
-        if len(seen) == 2:
+        with lock:
+            seen.append(image.shape)
+            first = len(seen) <= 2
+        if first:
             meeting.wait(30)
-        return predict(image)
+        return predict(image, modality)
 
-    monkeypatch.setattr(module, "read_slices", reading)
-    monkeypatch.setattr(module, "write_slices", writing)
     monkeypatch.setattr(predictor, "predict", predicting)
     assert predict_files(predictor, [images], tmp_path / "out") == (3, 0, [], [])
     assert files(tmp_path / "out") == files(tmp_path / "reference")
+
+
+def exported(folder, out):
+    """An .onnx or .xml file."""
+    from segdistill.deploy.export import export_onnx
+    from segdistill.deploy.low_precision import metadata
+    from segdistill.deploy.openvino_file import write_openvino
+
+    graph = out.with_suffix(".onnx")
+    export_onnx(folder, graph)
+    if out.suffix == ".xml":
+        write_openvino(graph, out, metadata(graph), half=False)
+    return out
 
 
 @pytest.mark.parametrize("stage", ["read_slices", "write_slices", "predict_slices"])

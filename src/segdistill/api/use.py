@@ -55,7 +55,8 @@ def predict(
     Raises:
         UserError: No image, no student, or the folder cannot be written.
     """
-    predictor = open_predictor(student_path(student), device if engine == "local" else "cpu", threads)
+    several = engine == "local" and not (len(images) == 1 and Path(images[0]).is_file())
+    predictor = open_predictor(student_path(student), device if engine == "local" else "cpu", threads, several=several)
     with bar("predicting") as progress:
         result = predict_files(
             predictor,

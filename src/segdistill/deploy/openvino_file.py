@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..types import UserError
 from .card import parse_card
 from .labels import postprocess
 from .predictor import Prediction, computing, fitting, require_paddable
+from .side_by_side import shares
 
 HOME = "segdistill"  # where in the file's own notes ours lie
 
@@ -87,7 +89,7 @@ class OpenVinoPredictor:
     Of a file in bf16, layers compute in bf16 where the processor can, else in fp32; other files in int8 and fp32.
     """
 
-    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None, *, several: bool = False) -> None:
         try:
             openvino = import_openvino()
         except ImportError:
@@ -111,10 +113,12 @@ class OpenVinoPredictor:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if entries["precision"] == "bf16" else "f32",
         }
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
+        self.workers, each = shares(threads) if several else (1, threads)
+        if each is not None:
+            config |= {"NUM_STREAMS": self.workers, "INFERENCE_NUM_THREADS": self.workers * each}
         with _loading(path):
-            self.request = core.compile_model(model, "CPU", config).create_infer_request()
+            self.model = core.compile_model(model, "CPU", config)
+        self.own = local()  # a request of each thread: one computes one image at a time
 
     def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """As in Predictor."""
@@ -128,7 +132,9 @@ class OpenVinoPredictor:
         if self.routes:
             given["modality"] = np.array([-1 if modality is None else modality])
         with computing(self.path, image):
-            found = self.request.infer(given)
+            if not hasattr(self.own, "request"):
+                self.own.request = self.model.create_infer_request()
+            found = self.own.request.infer(given)
             result = Prediction(*(found[name][0].copy() for name in self.outputs))
         return fitting(result, image, self.card, self.path)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..formats import MAX_PIXELS, padded_shape
 from ..types import UserError
 from .card import Card, parse_card
 from .labels import postprocess
+from .side_by_side import shares
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -39,6 +41,7 @@ class Predictor(Protocol):
 
     card: Card
     routes: bool  # whether each modality has weights of its own, and a classifier tells them apart
+    workers: int  # how many threads may predict at once
 
     def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """RGB (H, W, 3) -> labels after post-processing, probabilities; `modality` indexes the card's, None: found."""
@@ -53,17 +56,25 @@ class Predictor(Protocol):
         ...
 
 
-def open_predictor(path: Path, device: str = "cpu", threads: int | None = None) -> Predictor:
-    """The predictor of a student's folder or an exported file, .onnx or .xml (OpenVINO); `threads` limits its threads.
+def open_predictor(path: Path, device: str = "cpu", threads: int | None = None, *, several: bool = False) -> Predictor:
+    """The predictor of a student's folder or an exported file, .onnx or .xml (OpenVINO).
 
-    Raises UserError for a path that is neither, a damaged student, or a device that is not there.
+    Args:
+        path: The folder, or the file.
+        device: cpu or cuda.
+        threads: Limits its threads; None: as many as there are cores.
+        several: Many images are to come, from as many threads at once as the predictor has `workers`; else each image
+            gets all cores.
+
+    Raises:
+        UserError: a path that is neither, a damaged student, or a device that is not there.
     """
     if path.suffix.lower() == ".onnx" and path.is_file():
-        return OnnxPredictor(path, device, threads)
+        return OnnxPredictor(path, device, threads, several=several)
     if path.suffix.lower() == ".xml" and path.is_file():
         from .openvino_file import OpenVinoPredictor
 
-        return OpenVinoPredictor(path, device, threads)
+        return OpenVinoPredictor(path, device, threads, several=several)
     if not path.is_dir():
         problem = "is not a student" if path.exists() else "does not exist"
         raise UserError(f"{path} {problem}; give a student's folder or a file of `segdistill export`")
@@ -87,6 +98,8 @@ class TorchPredictor:
         self.student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.routes = student.routes
         self.device = next(student.parameters()).device
+        # torch has one number of threads for all: on a CPU two images at once would fight for the cores
+        self.workers = 1 if self.device.type == "cpu" else 2
 
     def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """As in Predictor."""
@@ -120,7 +133,7 @@ class TorchPredictor:
 class OnnxPredictor:
     """Runs a file of `export_onnx`; the card travels in the file."""
 
-    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None, *, several: bool = False) -> None:
         try:
             import onnxruntime
         except ImportError:
@@ -128,9 +141,11 @@ class OnnxPredictor:
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.split(":")[0])
         if provider not in onnxruntime.get_available_providers():
             raise UserError(f"device {device!r} cannot be used: this onnxruntime has no {provider or 'such'}; use cpu")
-        self.path, self.provider, self.threads = path, provider, threads
+        self.path, self.provider = path, provider
+        self.workers, self.threads = shares(threads) if several else (1, threads)
         self.session = self._start(arena=True)
         self.frugal: InferenceSession | None = None
+        self.starting = Lock()
         self.first_layers = onnxruntime.RunOptions()
         self.first_layers.only_execute_path_to_fetches = True
         try:
@@ -174,7 +189,8 @@ class OnnxPredictor:
         """Of a large image onnxruntime's arena would keep the memory for good; without it, others take 15 % longer."""
         if image.shape[0] * image.shape[1] <= LARGE:
             return self.session
-        self.frugal = self.frugal or self._start(arena=False)
+        with self.starting:
+            self.frugal = self.frugal or self._start(arena=False)
         return self.frugal
 
     def _start(self, arena: bool) -> InferenceSession:

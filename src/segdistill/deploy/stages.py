@@ -1,4 +1,4 @@
-"""What is done with each source: read, predict, write; by a run on one machine or by each actor of a cluster."""
+"""What is done with a source: read, predict, write; by a run on one machine or by each actor of a cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -17,9 +17,9 @@ from ..formats import replacing, write_image
 from ..formats.overlay import montage, overlay
 from ..types import UserError
 from .card import Card
-from .pipeline import ahead
 from .predictor import Predictor
 from .routing import Route, modality_number, route_of
+from .side_by_side import side_by_side
 from .slices import Slices, predict_slices
 from .sources import Source, read_slices, read_written, spacing_of, suffix_of, write_slices
 
@@ -69,78 +69,39 @@ class Targets(NamedTuple):
 def predict_sources(
     predictor: Predictor, sources: Iterable[tuple[int, Source]], order: Order
 ) -> Generator[Outcome, None, None]:
-    """Predict numbered sources and write their files; the next one is read and the last one written meanwhile.
+    """Read, predict and write numbered sources, as many at once as the predictor has workers.
 
     Raises:
         UserError: `order.out` cannot be written.
     """
-    stages = _Stages(predictor, order, modality_number(predictor, order.modality))
-    with ahead(stages.load, sources) as loaded, ahead(stages.finish, map(stages.predict, loaded)) as ended:
-        yield from ended
+    told = modality_number(predictor, order.modality)
+    with side_by_side(partial(_predict, predictor, order, told), sources, predictor.workers) as outcomes:
+        yield from outcomes
 
 
-class _Job(NamedTuple):
-    """A source on its way from reading to writing."""
+def _predict(predictor: Predictor, order: Order, told: int | None, numbered: tuple[int, Source]) -> Outcome:
+    """One source; where an earlier run wrote all that is wanted, its labels are read again."""
+    number, source = numbered
+    card, extras = predictor.card, order.extras
+    try:
+        target = targets_of(order.out, source, extras)
+        if _is_done(predictor, order, source, target):
+            return Outcome(number, _areas(source, read_written(target.mask, card), card))
+        slices = read_slices(source)
+    except UserError as error:
+        return Outcome(number, error=str(error))
+    try:
+        result = predict_slices(predictor, slices, tile=extras.tile, probabilities=extras.probabilities, modality=told)
+    except UserError as error:
+        return Outcome(number, error=f"{source.files[0]}: {error}")
+    _write(target, source, slices, result, card)
+    route = route_of(predictor, source.name.as_posix(), result.routing, told) if predictor.routes else None
+    return Outcome(number, _areas(source, result.labels, card), route, written=True)
 
-    number: int
-    source: Source
-    target: Targets
-    slices: NDArray[np.uint8]  # (N, H, W) or (N, H, W, 3)
-    result: Slices | None = None
 
-
-@dataclass(frozen=True)
-class _Stages:
-    """Three steps; a source that needs no more of them passes through as its outcome."""
-
-    predictor: Predictor
-    order: Order
-    told: int | None  # the modality
-
-    def load(self, numbered: tuple[int, Source]) -> _Job | Outcome:
-        """Read the source, or only its labels where an earlier run wrote all that is wanted."""
-        number, source = numbered
-        try:
-            target = targets_of(self.order.out, source, self.order.extras)
-            if self._is_done(source, target):
-                labels = read_written(target.mask, self.predictor.card)
-                return Outcome(number, _areas(source, labels, self.predictor.card))
-            return _Job(number, source, target, read_slices(source))
-        except UserError as error:
-            return Outcome(number, error=str(error))
-
-    def _is_done(self, source: Source, target: Targets) -> bool:
-        known = not self.predictor.routes or source.name.as_posix() in self.order.routed
-        return known and not self.order.overwrite and all(path is None or path.exists() for path in target)
-
-    def predict(self, job: _Job | Outcome) -> _Job | Outcome:
-        """In the caller's thread: the network may use all others."""
-        if isinstance(job, Outcome):
-            return job
-        extras = self.order.extras
-        try:
-            result = predict_slices(
-                self.predictor,
-                job.slices,
-                tile=extras.tile,
-                probabilities=extras.probabilities,
-                modality=self.told,
-            )
-        except UserError as error:
-            return Outcome(job.number, error=f"{job.source.files[0]}: {error}")
-        return job._replace(result=result)
-
-    def finish(self, job: _Job | Outcome) -> Outcome:
-        """Write what was predicted, and count its pixels."""
-        if isinstance(job, Outcome):
-            return job
-        assert job.result is not None
-        _write(job.target, job.source, job.slices, job.result, self.predictor.card)
-        areas = _areas(job.source, job.result.labels, self.predictor.card)
-        route = None
-        if self.predictor.routes:
-            route = route_of(self.predictor, job.source.name.as_posix(), job.result.routing, self.told)
-        return Outcome(job.number, areas, route, written=True)
+def _is_done(predictor: Predictor, order: Order, source: Source, target: Targets) -> bool:
+    known = not predictor.routes or source.name.as_posix() in order.routed
+    return known and not order.overwrite and all(path is None or path.exists() for path in target)
 
 
 def targets_of(out: Path, source: Source, extras: Extras) -> Targets:

@@ -1,8 +1,9 @@
 """Images per second of `predict` on a folder, against the sum of its parts: reading, predicting, writing.
 
-    python benchmarks/predict_pipeline.py student.onnx IMAGES [--count 60] [--repeats 5] [--threads 2]
+    python benchmarks/predict_folder.py student.onnx IMAGES [--count 60] [--repeats 5] [--threads 2]
 
-Each repeat times reading all images, predicting all, writing all, one after the other, and then `predict_files`.
+Each repeat times reading all images, predicting all (each by all threads), writing all, one after the other, and then
+`predict_files`, which has several images on their way at once.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
     paths = [path for path, _ in find_images([given.images])][: given.count]
-    predictor = open_predictor(given.student, threads=given.threads)
-    predictor.predict(read_image(paths[0]))
-    rows = [repeat(predictor, paths) for _ in range(given.repeats)]
+    one, several = (open_predictor(given.student, threads=given.threads, several=flag) for flag in (False, True))
+    for predictor in (one, several):
+        predictor.predict(read_image(paths[0]))
+    rows = [repeat(one, several, paths) for _ in range(given.repeats)]
     print(f"{len(paths)} images, {given.threads} threads; images/s: median (minimum to maximum)")
     for name in rows[0]:
         rates = [len(paths) / row[name] for row in rows]
@@ -40,22 +42,22 @@ def main() -> None:
     print(f"| ratio, pair by pair | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |")
 
 
-def repeat(predictor, paths) -> dict[str, float]:
+def repeat(one, several, paths) -> dict[str, float]:
     """Seconds of each part and of the whole."""
     times = {"read": time.perf_counter()}
     images = [read_image(path) for path in paths]
     times["compute"] = time.perf_counter()
-    masks = [predictor.predict(image).labels for image in images]
+    masks = [one.predict(image).labels for image in images]
     times["write"] = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for number, mask in enumerate(masks):
-            write_labels(Path(folder) / f"{number}.png", mask, predictor.card.colours)
+            write_labels(Path(folder) / f"{number}.png", mask, one.card.colours)
         end = time.perf_counter()
     marks = [*times.values(), end]
     parts = {name: after - before for name, before, after in zip(times, marks, marks[1:], strict=False)}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        predict_files(predictor, paths, Path(folder))
+        predict_files(several, paths, Path(folder))
         return parts | {"one after the other": sum(parts.values()), "predict": time.perf_counter() - start}
 
 
