@@ -189,3 +189,13 @@ def test_a_cache_with_a_damaged_header_is_made_anew(tmp_path: Path) -> None:
         file.write_bytes(content.replace(old, new, 1))
         again = np.array(open_cache(rows, mapping, size=(32, 32), fit="squash", folder=tmp_path / "cache").images)
         np.testing.assert_array_equal(again, whole)
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", "a\x1b[2J.png", "a\u202egnp.png", "a\x85b.png"])
+def test_a_message_is_one_line_and_moves_no_cursor(tmp_path: Path, name: str) -> None:
+    """A manifest may name any file."""
+    (tmp_path / "list.csv").write_text(f'image\n"{name}"\n', encoding="utf-8", newline="")
+    with pytest.raises(UserError) as error:
+        load_manifest(tmp_path / "list.csv")
+    assert str(error.value).isprintable()
+    assert name.encode("unicode_escape").decode() in str(error.value)

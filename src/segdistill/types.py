@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """Unusable input. One message (what was given, what was needed, the way out), exit code 2, no traceback."""
+    """Unusable input. One message (what was given, what was needed, the way out), exit code 2, no traceback.
+
+    It is one line, and moves no terminal's cursor, whatever it quotes: a file's name may hold line breaks and escapes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
 class Batch(NamedTuple):

@@ -149,6 +149,16 @@ def test_the_whole_files_are_read(tmp_path: Path) -> None:
         assert read_volume(tmp_path / name).size
 
 
+@pytest.mark.parametrize("syntax", [b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.4", b"1.2\\1.2.840.10008.1"])
+def test_a_transfer_syntax_of_another_type(tmp_path: Path, syntax: bytes) -> None:
+    content = whole("a.dcm")
+    start = content.index(b"\x02\x00\x10\x00UI") + 4
+    length = int.from_bytes(content[start + 2 : start + 4], "little")
+    value = b"LO" + length.to_bytes(2, "little") + syntax.ljust(length, b" ")
+    (tmp_path / "a.dcm").write_bytes(content[:start] + value + content[start + 4 + length :])
+    look(tmp_path / "a.dcm")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".nii", ".nii.gz", ".h5", ".dcm", ".xyz", ""])
 @pytest.mark.parametrize("name", ["a.png", "a.nii", "a.h5", "a.dcm"])
 def test_a_file_under_another_kinds_name(tmp_path: Path, name: str, suffix: str) -> None:

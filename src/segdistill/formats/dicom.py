@@ -212,11 +212,12 @@ def group(name: str, data: Any, frame: int) -> Any | None:
 def _decode(data: Any, path: Path) -> NDArray[Any]:
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import UID
 
     if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(data.dir()):
         raise UserError(f"{path}: a DICOM file without pixels; copy it again")
     with reading(path, "DICOM", quote=False):
-        syntax = data.file_meta.TransferSyntaxUID
+        syntax = UID(str(data.file_meta.TransferSyntaxUID))  # in a damaged header of any type
     try:
         available = get_decoder(syntax).is_available
     except NotImplementedError:  # e.g. video
