@@ -45,9 +45,14 @@ def client(port, bodies, end, seconds, statuses):
     number = 0
     while time.monotonic() < end:
         start = time.monotonic()
-        connection.request("POST", "/mask", bodies[number % len(bodies)], kind)
-        answer = connection.getresponse()
-        answer.read()
+        try:
+            connection.request("POST", "/mask", bodies[number % len(bodies)], kind)
+            answer = connection.getresponse()
+            answer.read()
+        except (OSError, http.client.HTTPException):
+            statuses["broken connection"] += 1
+            connection.close()
+            continue
         statuses[answer.status] += 1
         if answer.status == 200:
             seconds.append(time.monotonic() - start)
@@ -87,7 +92,7 @@ def load(process, port, minutes, clients):
     print(f"{clients} clients, {took:.0f} s, images of {', '.join(map(str, SIDES))} px in turn")
     print(f"  {len(answered) / took:.1f} requests/s; p50 {p50:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms")
     print(
-        f"  answers: {', '.join(f'{count} x {status}' for status, count in sorted(total.items()))}; 503: {total[503]}"
+        f"  answers: {', '.join(f'{count} x {status}' for status, count in sorted(total.items(), key=str))}; 503: {total[503]}"
     )
     print("  server's memory at start, middle, end: " + ", ".join(f"{value:.0f} MB" for value in memory))
 

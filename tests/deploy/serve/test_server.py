@@ -290,14 +290,18 @@ def posted(pool: ThreadPoolExecutor, client: Client, png: bytes, count: int):
     return futures
 
 
-def test_a_full_queue_sheds_load(bright, png, start):
+def test_a_full_queue_sheds_load(bright, png, start, monkeypatch):
+    monkeypatch.setattr("segdistill.deploy.serve.app.PATIENCE", 0.2)
     client = start(bright, max_waiting=1)
     bright.wait()
     with ThreadPoolExecutor(2) as pool:
         inside = posted(pool, client, png, 2)
         shed = client.post("/mask", png)
         unread = reply_on(client.raw("POST /view HTTP/1.1", f"Content-Type: {KIND}", "Content-Length: 5000"))
-        for reply in (shed, unread):  # the second before a byte of its body was there
+        large = client.post(
+            "/mask", png + bytes(8_000_000)
+        )  # more than lies in buffers: it must be taken to be answered
+        for reply in (shed, large, unread):  # the last one sent no byte of its body
             assert reply.status == 503
             assert int(reply.headers["retry-after"]) >= 1
             assert f"try again in {reply.headers['retry-after']} s" in reply.error
@@ -306,7 +310,7 @@ def test_a_full_queue_sheds_load(bright, png, start):
         bright.go()
         assert [future.result().status for future in inside] == [200, 200]
     assert client.post("/mask", png).status == 200
-    assert client.figure('segdistill_requests_total{path="/mask",status="503"}') == 1
+    assert client.figure('segdistill_requests_total{path="/mask",status="503"}') == 2
     assert client.figure("segdistill_queue_length") == 0
 
 

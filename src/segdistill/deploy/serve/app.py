@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -19,10 +19,11 @@ from .answers import ANSWERS, Answer, predict_upload
 from .guard import Guard, refusal
 from .limits import Limits
 from .metrics import Metrics
-from .upload import read_upload
+from .upload import limited, read_upload
 from .worker import Busy, Worker
 
 T = TypeVar("T")
+PATIENCE = 5.0  # seconds that an upload which is refused anyhow may take
 FILES = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -68,7 +69,7 @@ def build_app(predictor: Predictor, limits: Limits, token: str | None = None) ->
         app.add_api_route(path, file, methods=["GET"], include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(UserError, _user_error)
-    app.add_exception_handler(Busy, _busy)
+    app.add_exception_handler(Busy, service.busy)
     paths = {*ANSWERS, *FILES, "/model", "/health", "/metrics", "/openapi.json"}
     app.add_middleware(Guard, token=token, metrics=service.metrics, paths=paths)
     return app
@@ -96,6 +97,16 @@ class Service:
             late = "the image was not done in time; try again later or send a smaller one"
             body, kind = await _until(end, _unless_gone(request, self.worker.start(job)), 504, late)
         return Response(body, media_type=kind)
+
+    async def busy(self, request: Request, error: Exception) -> Response:
+        """The upload is heard out, and forgotten: who still sends would find the connection broken, and no answer."""
+        assert isinstance(error, Busy)
+        with suppress(TimeoutError, HTTPException, ClientDisconnect):
+            async with asyncio.timeout(min(PATIENCE, self.limits.max_seconds)):
+                async for _ in limited(request, self.limits.max_bytes):
+                    pass
+        message = f"the server is busy; try again in {error.seconds} s"
+        return refusal(503, message, {"Retry-After": str(error.seconds)})
 
     async def model(self) -> dict[str, Any]:
         """What the page shows of the student, and what it may send."""
@@ -157,9 +168,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _user_error(request: Request, error: Exception) -> Response:
     return refusal(422, str(error))
-
-
-async def _busy(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Busy)
-    message = f"the server is busy; try again in {error.seconds} s"
-    return refusal(503, message, {"Retry-After": str(error.seconds)})

@@ -49,7 +49,7 @@ async def read_upload(request: Request, max_bytes: int) -> Upload:
 
 
 async def _read_form(request: Request, max_bytes: int) -> FormData:
-    stream = _limited(request, max_bytes)
+    stream = limited(request, max_bytes)
     parser = MultiPartParser(request.headers, stream, max_files=1, max_fields=1, max_part_size=OVERHEAD)
     parser.spool_max_size = 2 * (max_bytes + OVERHEAD)  # more than can come: beyond it a file on disk would be used
     try:
@@ -58,7 +58,7 @@ async def _read_form(request: Request, max_bytes: int) -> FormData:
         raise HTTPException(400, f"the form cannot be read ({error.message}); {FORM}") from None
 
 
-async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """The body as it arrives, up to the limit, whatever its headers said."""
     received = 0
     async for chunk in request.stream():
