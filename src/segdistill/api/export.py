@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..data.several import Source
     from ..deploy.card import Card
     from ..deploy.student import Student
-    from .evaluate import Split
+    from .references import Split
 
 
 def export(
@@ -69,7 +69,7 @@ def export(
 def _given(data: Path, card: Card) -> list[Sample]:
     """The labelled images of a data set that are not for testing, with what its masks mean to the student."""
     from .data import load_sets, named_sets
-    from .evaluate import labelled_rows, sources_of
+    from .references import labelled_rows, sources_of
 
     sets = load_sets([data])
     splits = {row.split for row in sets[0].rows if row.mask}
