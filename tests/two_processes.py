@@ -125,7 +125,7 @@ def stop(trainer):
 def main(folder):
     torch.set_num_threads(1)
     with Processes(devices=2) as processes:
-        settings = Settings(device="cpu", precision="32", iterations=5, validate_every=3, devices=2)
+        settings = Settings(device="cpu", precision="32", iterations=4, validate_every=3, devices=2)
         for name in [*METHODS, "toy"]:
             kept = trained(name, folder / name, settings, processes, change=drift).kept
             save_file(kept, folder / f"{name}-{processes.rank}.safetensors")

@@ -86,7 +86,7 @@ def test_both_hold_the_same(folder, name):
     one, two = (load_file(folder / f"{name}-{rank}.safetensors") for rank in range(2))
     assert one.keys() == two.keys()
     assert [key for key in one if not torch.equal(one[key], two[key])] == []
-    assert len({tuple(key.split("-")[:2]) for key in one}) >= 4  # updates; several stages share the five, rounded
+    assert len({tuple(key.split("-")[:2]) for key in one}) >= 4  # updates; several stages share the four, rounded
     assert any("running_mean" in key for key in one)
 
 
