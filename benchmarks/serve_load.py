@@ -58,6 +58,7 @@ def client(port, bodies, end, seconds, statuses):
             seconds.append(time.monotonic() - start)
             number += 1
         elif answer.status == 503:
+            connection.close()  # a server keeps idle connections for a few seconds only
             time.sleep(max(0, min(int(answer.headers["Retry-After"]), end - time.monotonic())))
 
 
