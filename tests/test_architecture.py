@@ -20,7 +20,8 @@ ALLOWED = {
     "report": {"types", "formats", "losses", "metrics", "transforms", "models"},
     "engine": LEFT | {"data", "deploy", "report"},
     "api": LEFT | {"data", "deploy", "report", "engine", "methods"},
-    "cli": LEFT | {"api", "engine"},
+    "parsing": {"types"},
+    "cli": LEFT | {"parsing", "api", "engine"},
     "__main__": {"cli"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

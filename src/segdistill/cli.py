@@ -5,16 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from inspect import signature
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from .engine.interrupt import Interrupted
+from .parsing import call, chosen_method, normalised, parse, parser_of
 from .types import UserError
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
 
 USAGE = """usage: segdistill VERB [options]      (segdistill VERB --help says more)
 
@@ -47,7 +42,7 @@ TRAINING = ("torch", "lightning_fabric", "safetensors", "transformers", "matplot
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code: 0, 1 (something was skipped), 2 (unusable input), 128 + signal."""
-    words = _gathered(_underscored(list(sys.argv[1:] if arguments is None else arguments)))
+    words = normalised(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
@@ -91,8 +86,8 @@ def _train(words: list[str]) -> int:
     from .api.runs import method_named
     from .api.train import resume, train
 
-    name = _chosen_method(words)
-    parser = _parser("train", "Train a student on a data folder, score it once on the test split, write a report.")
+    name = chosen_method(words)
+    parser = parser_of("train", "Train a student on a data folder, score it once on the test split, write a report.")
     parser.add_argument(
         "folders", type=Path, nargs="*", help="folder with images/ and masks/, or a CSV manifest; or several"
     )
@@ -102,7 +97,7 @@ def _train(words: list[str]) -> int:
     parser.add_argument("--config", action="config", help="YAML file of settings: a recipe, or a run's config.yaml")
     parser.add_class_arguments(TrainOptions, as_group=False)
     parser.add_class_arguments(method_named(name).Config, name)
-    given = _parse(parser, words)
+    given = parse(parser, words)
     if given.resume:
         if len(words) > (1 if "=" in words[0] else 2):
             raise UserError("--resume RUN stands alone: a run goes on with the settings it began with")
@@ -119,47 +114,17 @@ def _train(words: list[str]) -> int:
     return 0
 
 
-def _chosen_method(words: list[str]) -> str:
-    """The method that decides which settings there are: the last --method, else the one in a --config file."""
-    name = "supervised"
-    for word, after in pairwise([*words, ""]):
-        option, equals, value = word.partition("=")
-        value = value if equals else after
-        if option == "--method":
-            return value
-        if option == "--config" and Path(value).is_file():
-            name = _settings(Path(value)).get("method", name)
-    return name
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """What a settings file says. Raises UserError where it is none; the parser would go round in circles, or raise."""
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
-        values = None if aliased else yaml.safe_load(text)
-    except Exception as error:  # PyYAML raises a dozen kinds on what it does not expect, AttributeError to KeyError
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--config {path}: not YAML in UTF-8 ({reason}); correct it, or take a recipe") from None
-    if not isinstance(values, dict):
-        what = "has aliases (*name), which are not followed" if aliased else "holds no settings"
-        raise UserError(f"--config {path}: {what}; write them as in recipes/, as size: 256")
-    return values
-
-
 def _evaluate(words: list[str]) -> int:
     """Score a student or masks."""
     from .api.evaluate import evaluate
 
-    parser = _parser("evaluate", "Score a student, or a folder of any tool's masks, at the original resolution.")
+    parser = parser_of("evaluate", "Score a student, or a folder of any tool's masks, at the original resolution.")
     parser.add_argument("student", help="a student's or run's folder, a file of export, or a folder of predicted masks")
     parser.add_argument(
         "data", nargs="+", help="data folders or manifests; beside masks also a plain folder of reference masks"
     )
     parser.add_argument("--out", "-o", help="folder for scores.csv, summary.json and, for a student, report.html")
-    _call(parser, evaluate, words)
+    call(parser, evaluate, words)
     return 0
 
 
@@ -167,10 +132,12 @@ def _compare(words: list[str]) -> int:
     """Compare runs."""
     from .api.compare import compare
 
-    parser = _parser("compare", "Paired differences to the first run's group, with intervals over patients and seeds.")
+    parser = parser_of(
+        "compare", "Paired differences to the first run's group, with intervals over patients and seeds."
+    )
     parser.add_argument("runs", nargs="+", help="run folders, or folders that evaluate --out wrote; the baseline first")
     parser.add_argument("--out", "-o", help="folder for compare.md and compare.html")
-    _call(parser, compare, words)
+    call(parser, compare, words)
     return 0
 
 
@@ -178,7 +145,7 @@ def _predict(words: list[str]) -> int:
     """Write masks for images."""
     from .api.use import predict
 
-    parser = _parser("predict", "Write a mask for each image; outputs that exist are kept.")
+    parser = parser_of("predict", "Write a mask for each image; outputs that exist are kept.")
     parser.add_argument("student", help="a student's or run's folder, or a file of export")
     parser.add_argument("images", nargs="+", help="files, folders (with subfolders), patterns")
     parser.add_argument(
@@ -187,20 +154,20 @@ def _predict(words: list[str]) -> int:
         required=True,
         help="folder for the masks, areas.csv and, of a student that tells modalities apart, routing.csv",
     )
-    return 1 if _call(parser, predict, words).failed else 0
+    return 1 if call(parser, predict, words).failed else 0
 
 
 def _export(words: list[str]) -> int:
     """Write a student as a file."""
     from .api.export import export
 
-    parser = _parser("export", "Write a student as a file that runs without torch: uint8 images in, label maps out.")
+    parser = parser_of("export", "Write a student as a file that runs without torch: uint8 images in, label maps out.")
     parser.add_argument("student", help="a student's or run's folder")
     parser.add_argument("--out", "-o", required=True, help="the .onnx file to write; .xml for OpenVINO")
     parser.add_argument(
         "--images", nargs="+", default=[], help="images to calibrate int8 and to compare on; fp32 also does without"
     )
-    _call(parser, export, words)
+    call(parser, export, words)
     return 0
 
 
@@ -208,9 +175,9 @@ def _serve(words: list[str]) -> int:
     """Answer images over HTTP."""
     from .api.serve import serve
 
-    parser = _parser("serve", "Show a page to drop images on, and answer images with masks, overlays and areas.")
+    parser = parser_of("serve", "Show a page to drop images on, and answer images with masks, overlays and areas.")
     parser.add_argument("student", help="a student's or run's folder, or a file of export")
-    _call(parser, serve, words)
+    call(parser, serve, words)
     return 0
 
 
@@ -218,12 +185,12 @@ def _convert(words: list[str]) -> int:
     """Make a student of published weights."""
     from .api.convert import SIZES, convert
 
-    parser = _parser("convert", "Make a student of the weights that a paper's authors published.")
+    parser = parser_of("convert", "Make a student of the weights that a paper's authors published.")
     parser.add_argument("family", choices=tuple(SIZES), help="whose weights they are")
     parser.add_argument("files", nargs="+", help="SGDL_best_model.pth, KDAS's checkpoint, or MODALITY=FILE...")
     parser.add_argument("--out", "-o", required=True, help="folder of the student to write")
     parser.add_argument("--separate_heads", action="store_true", help="esp_medsam: a decoder per modality")
-    _call(parser, convert, words)
+    call(parser, convert, words)
     return 0
 
 
@@ -234,14 +201,14 @@ def _extend(words: list[str]) -> int:
     from .api.runs import method_named
 
     config = method_named("esp_medsam").Config
-    parser = _parser("extend", "Train one more modality of an esp_medsam student; all else is held still.")
+    parser = parser_of("extend", "Train one more modality of an esp_medsam student; all else is held still.")
     parser.add_argument("student", help="a student's or run's folder")
     parser.add_argument("--data", nargs="+", required=True, help="data of the new modality: folder or CSV manifest")
     parser.add_argument("--modality", required=True, help="its name")
     parser.add_argument("--out", "-o", help="run folder to create; train --resume goes on with it")
     parser.add_class_arguments(TrainOptions, as_group=False, skip={*OF_THE_STUDENT})
     parser.add_class_arguments(config, "esp_medsam", skip=config.__dataclass_fields__.keys() - {*OF_AN_ADDITION})
-    given = _parse(parser, words)
+    given = parse(parser, words)
     options = {name: given[name] for name in TrainOptions.__dataclass_fields__ if name not in OF_THE_STUDENT}
     settings = config(**{name: given.esp_medsam[name] for name in OF_AN_ADDITION})
     extend(given.student, given.data, given.modality, given.out, TrainOptions(**options), settings)
@@ -252,7 +219,7 @@ def _check(words: list[str]) -> int:
     """Audit a data set, or show an augmentation."""
     from .api.check import check, show_augment
 
-    parser = _parser(
+    parser = parser_of(
         "check", "Look for what would spoil a training or its scores; exit code 1 where there is an error."
     )
     showing = any(word.partition("=")[0] == "--show_augment" for word in words)
@@ -262,19 +229,19 @@ def _check(words: list[str]) -> int:
             "--show_augment", dest="preset", required=True, help="weak, strong, weak_strong, evaluation"
         )
         parser.add_argument("--out", "-o", default="augmented.png", help="the PNG to write (default: augmented.png)")
-        _call(parser, show_augment, words)
+        call(parser, show_augment, words)
         return 0
     parser.add_argument("--show_augment", metavar="PRESET", help="instead: a contact sheet of weak, strong, ... images")
-    return 1 if _call(parser, check, words).errors else 0
+    return 1 if call(parser, check, words).errors else 0
 
 
 def _demo(words: list[str]) -> int:
     """Run the demo."""
     from .api.demo import demo
 
-    parser = _parser("demo", "The main job on generated images, from a folder to a report.")
+    parser = parser_of("demo", "The main job on generated images, from a folder to a report.")
     parser.add_argument("--out", "-o", default="runs/demo", help="folder to create (default: runs/demo)")
-    _call(parser, demo, words)
+    call(parser, demo, words)
     return 0
 
 
@@ -295,47 +262,3 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 # Options of train that extend takes from the student, and settings of the method that are left to choose
 OF_THE_STUDENT = ("method", "size", "fit", "neighbours", "modality", "balance", "postprocess", "licence")
 OF_AN_ADDITION = ("head_iterations", "batch_size", "learning_rate", "final_factor", "patch_weight")
-PER_SET = ("--classes", "--threshold", "--labelled", "--modality")  # may be given once per data set
-
-
-def _parser(verb: str, description: str) -> ArgumentParser:
-    from jsonargparse import ArgumentParser
-
-    return ArgumentParser(prog=f"segdistill {verb}", description=description, exit_on_error=False)
-
-
-def _call(parser: ArgumentParser, function: Callable[..., Any], words: list[str]) -> Any:
-    """Parse the words by the function's own signature, beside what the parser has already, and call it."""
-    declared = {action.dest for action in parser._actions}
-    parser.add_function_arguments(function, as_group=False, skip={*declared & signature(function).parameters.keys()})
-    given = _parse(parser, words)
-    return function(**{name: given[name] for name in signature(function).parameters})
-
-
-def _parse(parser: ArgumentParser, words: list[str]) -> Any:
-    """Parsed arguments; whatever is wrong with them becomes one line."""
-    from argparse import ArgumentError
-
-    try:
-        return parser.parse_args(words)
-    except ArgumentError as error:
-        raise UserError(f"{' '.join(str(error).split())}; see {parser.prog} --help") from None
-
-
-def _gathered(words: list[str]) -> list[str]:
-    """--classes A=x --classes B=y is --classes "A=x; B=y"; without an = the last one holds, as of every option."""
-    for option in PER_SET:
-        at = [
-            i for i, word in enumerate(words) if word.partition("=")[0] == option and (word != option or words[i + 1 :])
-        ]
-        values = [words[i + 1] if words[i] == option else words[i].partition("=")[2] for i in at]
-        if len(at) > 1 and any("=" in value for value in values):
-            taken = {place for i in at for place in ((i, i + 1) if words[i] == option else (i,))}
-            words = [word for i, word in enumerate(words) if i not in taken] + [f"{option}={'; '.join(values)}"]
-    return words
-
-
-def _underscored(words: list[str]) -> list[str]:
-    """--show-augment is --show_augment."""
-    parts = (word.partition("=") for word in words)
-    return [(a.replace("-", "_") if a.startswith("--") else a).replace("__", "--", 1) + e + v for a, e, v in parts]

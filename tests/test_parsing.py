@@ -1,0 +1,38 @@
+"""What is wrong with the words of a command is said in words, not in Python's types."""
+
+import pytest
+
+from segdistill.cli import main
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("train x --threads two", "--threads two: needs a whole number"),
+        ("train x --iterations 1.5", "--iterations 1.5: needs a whole number"),
+        ("train x --tolerance a", "--tolerance a: needs a number"),
+        ("train x --onnx maybe", "--onnx maybe: needs true or false"),
+        ("train x --labelled", "--labelled needs a value"),
+        ("train x --supervised.batch-size=", "--supervised.batch_size (nothing): needs a whole number"),
+        ("train x --method knowsam --knowsam.mix-where up", "--knowsam.mix_where up: needs one of highest, lowest"),
+        (
+            "train x --kdas.alpha 3",
+            "unrecognized arguments: --kdas.alpha 3 (settings of a method go with its --method)",
+        ),
+        ("train x --such 3", "unrecognized arguments: --such 3"),
+        ("train x --config none.yaml", "--config: tolerance has no value"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none.yaml").write_text("tolerance:\n", encoding="utf-8")
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err == f"segdistill: {said}; see segdistill train --help\n"
+
+
+def test_a_function_of_a_verb_too(capsys):
+    assert main("predict a b --out c --engine spark".split()) == 2  # noqa: SIM905
+    assert (
+        capsys.readouterr().err
+        == "segdistill: --engine spark: needs one of local, ray; see segdistill predict --help\n"
+    )
