@@ -16,7 +16,7 @@ from ..formats import MAX_PIXELS, padded_shape
 from ..types import UserError
 from .card import Card, parse_card
 from .labels import postprocess
-from .side_by_side import shares
+from .side_by_side import ON_GPU, shares
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -99,7 +99,7 @@ class TorchPredictor:
         self.routes = student.routes
         self.device = next(student.parameters()).device
         # torch has one number of threads for all: on a CPU two images at once would fight for the cores
-        self.workers = 1 if self.device.type == "cpu" else 2
+        self.workers = 1 if self.device.type == "cpu" else ON_GPU
 
     def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """As in Predictor."""
@@ -143,6 +143,8 @@ class OnnxPredictor:
             raise UserError(f"device {device!r} cannot be used: this onnxruntime has no {provider or 'such'}; use cpu")
         self.path, self.provider = path, provider
         self.workers, self.threads = shares(threads) if several else (1, threads)
+        if provider != "CPUExecutionProvider":
+            self.workers = min(self.workers, ON_GPU)
         self.session = self._start(arena=True)
         self.frugal: InferenceSession | None = None
         self.starting = Lock()

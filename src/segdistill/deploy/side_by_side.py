@@ -14,6 +14,7 @@ from threading import Event
 from typing import TypeVar
 
 MOST = 4  # images at once: the memory that each takes adds up, and a volume may fill much of it
+ON_GPU = 2  # there: one is computed while another is read or written
 
 T = TypeVar("T")
 R = TypeVar("R")
