@@ -1,0 +1,82 @@
+"""The figures of docs/results.md from benchmarks/results: Dice over the number of masks; Dice and what a student costs.
+
+    python benchmarks/results_figures.py
+
+Writes docs/figures/label_curve.png and cost.png.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+FIGURES = HERE.parent / "docs" / "figures"
+BUDGETS = (15, 60, 150, 600)
+NAMES = {"supervised": "supervised U-Net", "trio": "supervised trio", "knowsam": "KnowSAM without SAM"}
+AT_60 = {"supervised": "supervised_3000", "trio": "trio", "knowsam": "knowsam_without_sam"}  # of few_labels
+
+
+def main() -> None:
+    """Draw what is finished."""
+    FIGURES.mkdir(exist_ok=True)
+    for name, draw in {"label_curve": label_curve, "cost": cost}.items():
+        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        draw(axes)
+        axes.set_ylabel("test Dice")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(FIGURES / f"{name}.png", dpi=110, metadata={"Software": None})
+
+
+def seeds(campaign: str, name: str) -> list[dict[str, Any]]:
+    """The finished runs of a row."""
+    paths = sorted((HERE / "results" / campaign).glob(f"{name}_s?.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def label_curve(axes: plt.Axes) -> None:
+    """A line per method; a seed's own interval over images, of several seeds the least and the most."""
+    for place, (key, label) in enumerate(NAMES.items()):
+        points = list(_points(key))
+        if points:
+            x, y, low, high = zip(*points, strict=True)
+            shifted = [value * 1.04 ** (place - 1) for value in x]
+            axes.errorbar(shifted, y, [low, high], marker="o", capsize=3, label=label)
+    axes.set_xscale("log")
+    axes.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
+    axes.minorticks_off()
+    axes.set_xlabel("masks (of 600 training images)")
+
+
+def _points(key: str) -> Iterator[tuple[int, float, float, float]]:
+    """Masks, Dice, how far down and up."""
+    for budget in BUDGETS:
+        found = seeds("few_labels", AT_60[key]) if budget == 60 else seeds("label_curve", f"{key}_{budget}")
+        dice = [entry["summary"]["mean"]["dice"] for entry in found]
+        if dice:
+            mean = statistics.mean(one["mean"] for one in dice)
+            lows = [one["low"] for one in dice] if len(dice) == 1 else [one["mean"] for one in dice]
+            highs = [one["high"] for one in dice] if len(dice) == 1 else lows
+            yield budget, mean, mean - min(lows), max(highs) - mean
+
+
+def cost(axes: plt.Axes) -> None:
+    """A point per method: milliseconds in torch, Dice; the area is the parameters."""
+    plan = {path.stem.rpartition("_s")[0] for path in (HERE / "results" / "few_labels").glob("*_s?.json")}
+    for name in sorted(plan):
+        runs = seeds("few_labels", name)
+        ms = statistics.median(run["summary"]["ms_per_image"] for run in runs)
+        dice = statistics.mean(run["summary"]["mean"]["dice"]["mean"] for run in runs)
+        millions = runs[0]["parameters"] / 1e6
+        axes.scatter(ms, dice, s=40 * millions, alpha=0.6, label=f"{name} ({millions:.1f} M)")
+    axes.set_xlabel("ms per image (torch, 2 cores)")
+
+
+if __name__ == "__main__":
+    main()
