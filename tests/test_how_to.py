@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from helpers import make_set, make_volumes
 
-from segdistill import cli
+from segdistill import cli, parsing
 from segdistill.api.options import TrainOptions, check_options, parse_size
 from segdistill.deploy.measure import Cost
 
@@ -41,7 +41,7 @@ class Understood(Exception):  # noqa: N818
 @pytest.fixture
 def _only_parsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Parse, judge the options of a training, go no further."""
-    parse = cli._parse
+    parse = parsing.parse
 
     def stop(parser: Any, words: list[str]) -> None:
         given = parse(parser, words)
@@ -52,7 +52,8 @@ def _only_parsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             parse_size(given.size)
         raise Understood
 
-    monkeypatch.setattr(cli, "_parse", stop)
+    for module in (parsing, cli):
+        monkeypatch.setattr(module, "parse", stop)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "recipes", "recipes")
     (tmp_path / "runs" / "plain_0").mkdir(parents=True)
