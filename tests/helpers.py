@@ -1,7 +1,9 @@
 """Small data sets that a few updates learn; what is asked of every exported graph."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +50,17 @@ def make_volumes(folder: Path, count: int = 8, seed: int = 0) -> Path:
         for kind, data in (("images", image), ("labels", labels)):
             nib.save(nib.Nifti1Image(data, affine), folder / kind / f"Kopf ä {i}.nii.gz")
     return folder
+
+
+def benchmark(name: str) -> Any:
+    """A script of benchmarks/ as a module."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def assert_batches(file: Path, images: Sequence[NDArray[np.uint8]]) -> None:

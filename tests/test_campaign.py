@@ -1,22 +1,19 @@
 """The campaign runner: resumable, skips what is finished, one failure does not end it."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from helpers import benchmark
 
-PATH = Path(__file__).parents[1] / "benchmarks" / "campaign.py"
+CAMPAIGNS = Path(__file__).parents[1] / "benchmarks" / "campaigns"
 
 
 @pytest.fixture(scope="module")
 def campaign():
-    spec = importlib.util.spec_from_file_location("campaign", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("campaign")
 
 
 def test_a_campaign(campaign, tiny_set, tmp_path, capsys, monkeypatch):
@@ -62,7 +59,7 @@ def test_a_campaign(campaign, tiny_set, tmp_path, capsys, monkeypatch):
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "results" / "tiny").iterdir()} == written
 
 
-@pytest.mark.parametrize("path", sorted((PATH.parent / "campaigns").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CAMPAIGNS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_campaign_of_ours_names_settings_that_exist(campaign, path):
     from segdistill.api.options import TrainOptions, check_options
     from segdistill.methods import METHODS

@@ -1,21 +1,15 @@
 """docs/results.md says what benchmarks/results hold."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-PATH = Path(__file__).parents[1] / "benchmarks" / "results_tables.py"
+from helpers import benchmark
 
 
 @pytest.fixture(scope="module")
 def tables():
-    spec = importlib.util.spec_from_file_location("results_tables", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("results_tables")
 
 
 def test_the_document_is_what_the_results_say(tables, monkeypatch):
