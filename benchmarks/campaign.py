@@ -30,6 +30,7 @@ from segdistill.api.options import TrainOptions
 from segdistill.api.runs import method_named, read_json, versions
 from segdistill.api.train import resume, train
 from segdistill.deploy.artefact import load_student
+from segdistill.engine.interrupt import Interrupted
 from segdistill.formats import replacing
 from segdistill.types import UserError
 
@@ -76,7 +77,15 @@ def result(folder: Path, data: Path, settings: dict, seed: int) -> dict:
     last = evaluate(folder / "student_last", folders_of(settings, data))["mean"]["dice"]["mean"]
     parameters = sum(p.numel() for p in load_student(folder / "student").network.parameters())
     measured = {"last": last, "parameters": parameters, "images": image_dice(folder)}
+    measured["validation"] = validation_curve(folder)
     return run | {"config": config, "summary": summary} | measured | facts
+
+
+def validation_curve(folder: Path) -> dict[str, float]:
+    """Dice by stage and iteration."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [entry for entry in map(json.loads, lines) if "validation" in entry]
+    return {f"{e['stage']} {e['iteration']}": round(e["validation"]["dice"], 5) for e in entries}
 
 
 def image_dice(folder: Path) -> dict[str, float]:
@@ -109,7 +118,7 @@ def table(results: Path) -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run what is not finished; 1 if a run failed."""
+    """Run what is not finished; 1 if a run failed, 128 + signal if it was stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("campaign", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
@@ -127,6 +136,9 @@ def main(words: list[str] | None = None) -> int:
         print(f"== {name}", flush=True)
         try:
             finish(settings, campaign.get("options", {}), seed, given.data, folder, given.threads)
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            return stop.exit_code
         except Exception as error:  # one run must not end the campaign
             failed.append(name)
             print(f"failed: {error}" if isinstance(error, UserError) else traceback.format_exc(), file=sys.stderr)

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
     paths = [path for path, _ in find_images([given.images])][: given.count]
-    one, several = (open_predictor(given.student, threads=given.threads, several=flag) for flag in (False, True))
+    one, several = (open_predictor(given.student, threads=given.threads, images=count) for count in (1, len(paths)))
     for predictor in (one, several):
         predictor.predict(read_image(paths[0]))
     rows = [repeat(one, several, paths) for _ in range(given.repeats)]

@@ -55,6 +55,7 @@ def test_a_campaign(campaign, tiny_set, tmp_path, capsys, monkeypatch):
     entry = entries["base"]
     assert np.mean([*entry["images"].values()]) == pytest.approx(entry["summary"]["mean"]["dice"]["mean"], abs=1e-4)
     assert 0 <= entry["last"] <= 1 < 1e6 < entry["parameters"]
+    assert max(entry["validation"].values()) == pytest.approx(entry["summary"]["run"]["best validation Dice"], abs=1e-4)
     assert campaign.main(words) == 1  # the broken one only
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "results" / "tiny").iterdir()} == written
 
@@ -69,6 +70,23 @@ def test_a_campaign_of_ours_names_settings_that_exist(campaign, path):
         options = TrainOptions(**(plan.get("options", {}) | run.get("options", {}) | {"seed": seed}))
         check_options(options)
         METHODS[options.method].Config(**run.get("config", {}))
+
+
+def test_a_stopped_campaign_stops(campaign, tmp_path, monkeypatch, capsys):
+    from segdistill.engine.interrupt import Interrupted
+
+    begun = []
+
+    def stopped(settings, common, seed, *given):
+        begun.append(seed)
+        raise Interrupted(15, "stopped by SIGTERM")
+
+    monkeypatch.setattr(campaign, "finish", stopped)
+    (tmp_path / "two.yaml").write_text("runs: [{name: a, data: x, seeds: [0, 1]}]", encoding="utf-8")
+    words = ["--data", str(tmp_path), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    assert campaign.main([str(tmp_path / "two.yaml"), *words]) == 143
+    assert begun == [0]
+    assert "stopped by SIGTERM" in capsys.readouterr().err
 
 
 def test_two_runs_of_one_name_are_refused(campaign):

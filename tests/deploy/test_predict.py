@@ -106,7 +106,7 @@ def test_several_at_once_give_the_same_files(kind, folder, images, tmp_path, mon
     """Two of the three images are in the predictor at once, or the barrier breaks."""
     path = exported(folder, tmp_path / f"student.{kind}")
     predict_files(open_predictor(path, threads=2), [images], tmp_path / "reference")
-    predictor = open_predictor(path, threads=2, several=True)
+    predictor = open_predictor(path, threads=2, images=3)
     meeting, predict, lock, seen = threading.Barrier(2), predictor.predict, threading.Lock(), []
 
     def predicting(image, modality=None):
@@ -120,6 +120,21 @@ def test_several_at_once_give_the_same_files(kind, folder, images, tmp_path, mon
     monkeypatch.setattr(predictor, "predict", predicting)
     assert predict_files(predictor, [images], tmp_path / "out") == (3, 0, [], [])
     assert files(tmp_path / "out") == files(tmp_path / "reference")
+
+
+def test_a_folder_of_one_image_gets_all_cores(folder, images, tmp_path, monkeypatch):
+    from segdistill.api import use
+
+    file, opened = exported(folder, tmp_path / "student.onnx"), []
+
+    def opening(*given, **how):
+        opened.append(open_predictor(*given, **how))
+        return opened[-1]
+
+    monkeypatch.setattr(use, "open_predictor", opening)
+    for name, found in (("one", images / "sub"), ("three", images)):
+        assert use.predict(file, [found], tmp_path / name, threads=2).written == {"one": 1, "three": 3}[name]
+    assert [(one.workers, one.threads) for one in opened] == [(1, 2), (2, 1)]
 
 
 def exported(folder, out):

@@ -114,7 +114,19 @@ def test_an_error_of_the_caller_is_not_hidden_by_a_later_one():
         raise CancelledError
 
 
-@pytest.mark.parametrize(("threads", "expected"), [(1, (1, 1)), (2, (2, 1)), (4, (4, 1)), (9, (MOST, 2)), (16, (4, 4))])
-def test_the_cores_are_shared(threads, expected):
-    assert shares(threads) == expected
-    assert shares(None) == shares(os.cpu_count())
+@pytest.mark.parametrize(
+    ("threads", "images", "expected"),
+    [
+        (1, 9, (1, 1)),
+        (2, 9, (2, 1)),
+        (9, 9, (MOST, 2)),
+        (16, 9, (4, 4)),
+        (16, 3, (3, 5)),  # a few volumes leave no core idle
+        (16, 1, (1, 16)),
+        (16, 0, (1, 16)),
+        (None, 1, (1, None)),
+    ],
+)
+def test_the_cores_are_shared_by_as_many_images_as_there_are(threads, images, expected):
+    assert shares(threads, images) == expected
+    assert shares(None, 9) == shares(os.cpu_count(), 9)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..deploy.predict import PredictSummary, predict_files
+from ..deploy.predict import PredictSummary, predict_found
 from ..deploy.predictor import open_predictor
 from ..deploy.routing import ROUTING, Route
+from ..deploy.sources import find_sources
 from ..deploy.stages import Engine, Extras
 from .terminal import bar, console
 
@@ -55,12 +56,15 @@ def predict(
     Raises:
         UserError: No image, no student, or the folder cannot be written.
     """
-    several = engine == "local" and not (len(images) == 1 and Path(images[0]).is_file())
-    predictor = open_predictor(student_path(student), device if engine == "local" else "cpu", threads, several=several)
+    sources = find_sources(images, Path(out))
+    if engine == "local":
+        predictor = open_predictor(student_path(student), device, threads, images=len(sources))
+    else:  # its card is asked here, the actors compute
+        predictor = open_predictor(student_path(student), threads=threads)
     with bar("predicting") as progress:
-        result = predict_files(
+        result = predict_found(
             predictor,
-            images,
+            sources,
             Path(out),
             Extras(probabilities, overlays, tile, dicom_seg),
             modality=modality,

@@ -80,7 +80,7 @@ class _Worker:
         from ray import cloudpickle
 
         try:
-            self.predictor = self.predictor or open_predictor(*self.opening, several=True)
+            self.predictor = self.predictor or open_predictor(*self.opening, images=BLOCK)
             sources = [cloudpickle.loads(one.as_py()) for one in block["source"]]
             found: list[Any] = list(predict_sources(self.predictor, sources, self.order))
         except UserError as error:

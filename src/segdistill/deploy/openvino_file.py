@@ -89,7 +89,7 @@ class OpenVinoPredictor:
     Of a file in bf16, layers compute in bf16 where the processor can, else in fp32; other files in int8 and fp32.
     """
 
-    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None, *, several: bool = False) -> None:
+    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None, *, images: int = 1) -> None:
         try:
             openvino = import_openvino()
         except ImportError:
@@ -113,7 +113,7 @@ class OpenVinoPredictor:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if entries["precision"] == "bf16" else "f32",
         }
-        self.workers, each = shares(threads) if several else (1, threads)
+        self.workers, each = shares(threads, images)
         if each is not None:
             config |= {"NUM_STREAMS": self.workers, "INFERENCE_NUM_THREADS": self.workers * each}
         with _loading(path):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..formats import replacing
 from ..types import UserError
@@ -30,8 +30,15 @@ class PredictSummary(NamedTuple):
 
 
 def predict_files(
+    predictor: Predictor, inputs: Sequence[str | Path], out: Path, extras: Extras | None = None, **how: Any
+) -> PredictSummary:
+    """`predict_found` of files, folders and patterns; see `find_images`, whose UserErrors it raises too."""
+    return predict_found(predictor, find_sources(inputs, out), out, extras, **how)
+
+
+def predict_found(
     predictor: Predictor,
-    inputs: Sequence[str | Path],
+    sources: Sequence[Source],
     out: Path,
     extras: Extras | None = None,
     *,
@@ -46,7 +53,7 @@ def predict_files(
 
     Args:
         predictor: Of `open_predictor`.
-        inputs: Files, folders, patterns: see `find_images`.
+        sources: Of `find_sources`, with the same `out`.
         out: Folder, created where missing. Masks hold class indices at the size of their source: `<name>.png` of an
             image, `<name>.nii.gz` of a NIfTI volume or a DICOM series or multi-frame file, `<name>.h5` of HDF5.
         extras: probabilities: also `<name>_prob.npz` with "probabilities", float16 (C, H, W) or (C, N, H, W).
@@ -62,11 +69,10 @@ def predict_files(
         The counts. A source that cannot be read is in `failed`, and the others are predicted.
 
     Raises:
-        UserError: nothing found, a result would replace a source, no such modality, or `out` cannot be written.
+        UserError: a result would replace a source, no such modality, or `out` cannot be written.
     """
     extras = extras or Extras()
     modality_number(predictor, modality)
-    sources = find_sources(inputs, out)
     _require_sources_kept(sources, out, extras)
     routes = _valid_routes(out / ROUTING, modality, overwrite) if predictor.routes else {}
     order = Order(out, extras, modality, overwrite, frozenset(routes))

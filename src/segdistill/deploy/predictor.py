@@ -16,7 +16,7 @@ from ..formats import MAX_PIXELS, padded_shape
 from ..types import UserError
 from .card import Card, parse_card
 from .labels import postprocess
-from .side_by_side import ON_GPU, shares
+from .side_by_side import MOST, ON_GPU, shares
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -56,25 +56,25 @@ class Predictor(Protocol):
         ...
 
 
-def open_predictor(path: Path, device: str = "cpu", threads: int | None = None, *, several: bool = False) -> Predictor:
+def open_predictor(path: Path, device: str = "cpu", threads: int | None = None, *, images: int = 1) -> Predictor:
     """The predictor of a student's folder or an exported file, .onnx or .xml (OpenVINO).
 
     Args:
         path: The folder, or the file.
         device: cpu or cuda.
         threads: Limits its threads; None: as many as there are cores.
-        several: Many images are to come, from as many threads at once as the predictor has `workers`; else each image
-            gets all cores.
+        images: How many are to come: of several, as many threads may predict at once as the predictor has `workers`,
+            each with its share of the cores.
 
     Raises:
         UserError: a path that is neither, a damaged student, or a device that is not there.
     """
     if path.suffix.lower() == ".onnx" and path.is_file():
-        return OnnxPredictor(path, device, threads, several=several)
+        return OnnxPredictor(path, device, threads, images=images)
     if path.suffix.lower() == ".xml" and path.is_file():
         from .openvino_file import OpenVinoPredictor
 
-        return OpenVinoPredictor(path, device, threads, several=several)
+        return OpenVinoPredictor(path, device, threads, images=images)
     if not path.is_dir():
         problem = "is not a student" if path.exists() else "does not exist"
         raise UserError(f"{path} {problem}; give a student's folder or a file of `segdistill export`")
@@ -133,7 +133,7 @@ class TorchPredictor:
 class OnnxPredictor:
     """Runs a file of `export_onnx`; the card travels in the file."""
 
-    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None, *, several: bool = False) -> None:
+    def __init__(self, path: Path, device: str = "cpu", threads: int | None = None, *, images: int = 1) -> None:
         try:
             import onnxruntime
         except ImportError:
@@ -142,9 +142,7 @@ class OnnxPredictor:
         if provider not in onnxruntime.get_available_providers():
             raise UserError(f"device {device!r} cannot be used: this onnxruntime has no {provider or 'such'}; use cpu")
         self.path, self.provider = path, provider
-        self.workers, self.threads = shares(threads) if several else (1, threads)
-        if provider != "CPUExecutionProvider":
-            self.workers = min(self.workers, ON_GPU)
+        self.workers, self.threads = shares(threads, images, MOST if provider == "CPUExecutionProvider" else ON_GPU)
         self.session = self._start(arena=True)
         self.frugal: InferenceSession | None = None
         self.starting = Lock()

@@ -20,11 +20,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def shares(threads: int | None) -> tuple[int, int]:
-    """How many images at once, and how many threads of all (None: the cores) for each."""
+def shares(threads: int | None, images: int, most: int = MOST) -> tuple[int, int | None]:
+    """How many of these images at once, and how many threads of all (None: the cores) for each; None: all."""
     cores = threads or os.cpu_count() or 1
-    workers = min(MOST, cores)
-    return workers, cores // workers
+    workers = max(1, min(most, cores, images))
+    return workers, threads if workers == 1 else cores // workers
 
 
 @contextmanager
