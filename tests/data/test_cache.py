@@ -104,3 +104,18 @@ def test_a_batch_is_the_cache_in_float(data, tmp_path):
     np.testing.assert_array_equal(batch.mask.numpy(), cache.masks[[2, 0]])
     assert batch.classes.all()
     assert batch.index.tolist() == [2, 0]
+
+
+def test_what_another_process_finished_meanwhile_is_kept(data, tmp_path):
+    rows, mapping = data
+    settings = {"size": (32, 40), "fit": "squash", "folder": tmp_path / "cache"}
+    built = []
+
+    def other(done: int, total: int) -> None:
+        if done == total:
+            open_cache(rows, mapping, **settings)
+            built.extend(path.stat().st_ino for path in tmp_path.glob("cache/*/images.npy") if path.parent.suffix == "")
+
+    open_cache(rows, mapping, on_progress=other, **settings)
+    (left,) = (tmp_path / "cache").iterdir()
+    assert [(left / "images.npy").stat().st_ino] == built

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,19 +170,30 @@ def _crc(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> int:
 
 
 def _build(target: Path, plan: _Plan, threads: int | None, on_progress: Callable[[int, int], None] | None) -> None:
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f"{target.name}.{uuid4().hex}.tmp")
     try:
-        temporary.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(parents=True)
         _require_space(temporary, len(plan.rows) * plan.size[0] * plan.size[1] * 4)
         _write(temporary, plan, threads, on_progress)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.replace(target)
+        _put(temporary, target, plan)
     except OSError as error:
         raise UserError(
             f"{target.parent}: cannot write the cache ({error}); free some space or choose another --cache"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(temporary: Path, target: Path, plan: _Plan) -> None:
+    """Under its name, unless another process was first: that one may be reading its own by now."""
+    if _read(target, len(plan.rows), plan.size):
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        temporary.replace(target)
+    except OSError:
+        if not _read(target, len(plan.rows), plan.size):
+            raise
 
 
 def _require_space(folder: Path, needed: int) -> None:
