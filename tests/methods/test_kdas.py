@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from toy import toy_data
 
@@ -233,7 +234,7 @@ def test_a_teacher_of_modalities_is_told_its_own_numbers(tmp_path):
         unknown = load_teacher(tmp_path / "t", task(modalities=("fundus", "endoscopy")))
         torch.testing.assert_close(unknown(image, numbers), asked)  # it finds the modality itself
     same = load_teacher(tmp_path / "t", task(modalities=("x-ray", "fundus", "ultrasound")))
-    assert type(same) is type(network)
+    torch.testing.assert_close(same(image, numbers), network(image, numbers))
 
 
 def test_classes_in_another_order_are_refused(tmp_path):
@@ -255,15 +256,29 @@ def test_any_student_teaches(unet_run, size):
     s = method.student.explain(b.image)
     assert t.first.shape == s.first.shape
     assert torch.equal(t.first, t.second)
-    padded = method.student.padded(b.image)
+    shrunk = F.interpolate(b.image, (SIZE, SIZE), mode="bilinear", antialias=True)
     with torch.no_grad():
-        z = network(padded)
-    torch.testing.assert_close(t.logits, z[..., : size[0], : size[1]])
+        z = F.interpolate(network(shrunk), size, mode="bilinear", antialias=True)
+    torch.testing.assert_close(t.logits, z)
     torch.testing.assert_close(last.watched(b.image, b.modality)["teacher"], t.logits)
     torch.testing.assert_close(t.first[0, 0, 1, 2], (z[0, 1] - z[0, 0])[8:16, 16:24].mean())
     output = last.step(b, 0.5)
     output.loss.backward()
     assert torch.isfinite(output.loss)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (72, 100), (24, 24)])
+def test_a_teacher_sees_images_at_its_own_size(unet_run, size):
+    folder, network = unet_run
+    seen = []
+    teacher = load_teacher(folder, task())
+    teacher.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-2:]))
+    logits = teacher(torch.rand(2, 3, *size))
+    assert logits.shape == (2, 2, *size)
+    assert seen == [(SIZE, SIZE)]
+    even = teacher(torch.full((1, 3, *size), 0.25))
+    alone = network(torch.full((1, 3, SIZE, SIZE), 0.25))
+    torch.testing.assert_close(even.mean((2, 3)), alone.mean((2, 3)), atol=0.02, rtol=0.02)
 
 
 def test_a_given_teacher_is_frozen_and_not_stored(unet_run):

@@ -239,10 +239,9 @@ class KDAS(nn.Module):
         if isinstance(self.teacher, PolypPVT):
             t = self.teacher.explain(image)
             return Taught(t.first, t.second, t.logits, t.features)
-        height, width = image.shape[-2:]
-        z = cast(nn.Module, self.teacher)(self.student.padded(image), modality).float()
-        both = F.avg_pool2d(z[:, 1:] - z[:, :1], STRIDE)
-        return Taught(both, both, z[..., :height, :width], [])
+        z = cast(nn.Module, self.teacher)(image, modality)
+        both = F.avg_pool2d(self.student.padded(z[:, 1:] - z[:, :1]), STRIDE)
+        return Taught(both, both, z, [])
 
     def feature(self, s: PolypMaps, t: Taught) -> Tensor:
         """FitNets: the student's stages, projected, against the teacher's."""

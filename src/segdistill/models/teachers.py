@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..types import Known, Task, UserError
 from .freeze import freeze
+from .polyp_pvt import PolypPVT
 from .polyp_pvt_official import load_polyp_pvt
 from .students import StudentSpec, build_student
 from .weights import read_weights
@@ -38,8 +40,31 @@ class Rerouted(nn.Module):
         return logits
 
 
+class AtItsSize(nn.Module):
+    """A teacher that sees every image at the size that it was trained at, whatever the size of its pupil's."""
+
+    def __init__(self, network: nn.Module, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+
+    def forward(self, image: Tensor, modality: Tensor | None = None) -> Tensor:
+        """Logits (B, C, H, W), fp32, at the size of the image (B, 3, H, W)."""
+        logits: Tensor = self.network(resized(image, self.size), modality)
+        return resized(logits.float(), image.shape[-2:])
+
+
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, C, H, W) to (h, w), bilinear, over as many pixels as fall together."""
+    if x.shape[-2:] == tuple(size):
+        return x
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False, antialias=True)
+
+
 def load_teacher(path: Path, task: Task) -> nn.Module:
     """The network of a run, a student folder or a checkpoint, frozen, in eval mode: (image, modality=None) -> logits.
+
+    One of a folder sees images at its own size, but for a Polyp-PVT, which was trained at three scales.
 
     Raises UserError if there is none, or it knows another number of classes or the same in another order.
     """
@@ -79,8 +104,9 @@ def _from_folder(path: Path, task: Task) -> tuple[nn.Module, int]:
     its = list(
         cast(StudentSpec, network.spec).arguments.get("modalities", [])
     )  # [] where the network has no use for them
-    same = not its or its == list(task.modalities)
-    return network if same else Rerouted(network, its, task.modalities), len(classes)
+    if its and its != list(task.modalities):
+        network = Rerouted(network, its, task.modalities)
+    return network if isinstance(network, PolypPVT) else AtItsSize(network, known.size), len(classes)
 
 
 def _from_checkpoint(path: Path) -> tuple[nn.Module, int]:
