@@ -6,10 +6,11 @@
     (made here)
     <!-- end -->
 
-A row per run of the campaign's plan, over its finished seeds: test Dice (least to most over seeds; of one seed its 95 %
-interval over images), the difference to the baseline on the same images and seeds with its 95 % interval (images and
-seeds drawn), HD95, Dice of the last weights instead of the best on validation, parameters, ms per image in torch,
-minutes of training. `--check` changes nothing and exits with 1 where the document is not what the results say.
+A row per run of the campaign's plan (`on SET` after its name: of those on this data set), over its finished seeds: best
+validation Dice, test Dice (least to most over seeds; of one seed its 95 % interval over images), the difference to the
+baseline on the same images and seeds with its 95 % interval (images and seeds drawn), HD95, Dice of the last weights
+instead of the best on validation, parameters, ms per image in torch, minutes of training. `sets` in place of `table`:
+the table of results_sets.py. `--check` changes nothing and exits with 1 where the document is not what the results say.
 """
 
 from __future__ import annotations
@@ -24,17 +25,28 @@ from typing import Any
 
 import numpy as np
 import yaml
+from results_sets import sets_table
 
 from segdistill.metrics.paired import Difference, paired_differences
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "results.md"
-MARKED = re.compile(r"(<!-- table (\w+), baseline (\w+)(?:, students of (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
-HEAD = (
-    "| | seeds | test Dice | difference, 95 % interval | HD95, px | last weights | parameters, M | ms | minutes |\n"
-    + "|---" * 9
-    + "|"
+MARKED = re.compile(
+    r"(<!-- (table|sets) (\w+)(?: on (\w+))?, baseline (\w+)(?:, students of (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL
 )
+TITLES = [
+    "",
+    "seeds",
+    "validation",
+    "test Dice",
+    "difference, 95 % interval",
+    "HD95, px",
+    "last weights",
+    "parameters, M",
+    "ms",
+    "minutes",
+]
+HEAD = "| " + " | ".join(TITLES) + " |\n" + "|---" * len(TITLES) + "|"
 Entry = dict[str, Any]  # a file of benchmarks/results
 
 
@@ -43,17 +55,24 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare only")
     given = parser.parse_args()
     old = DOCUMENT.read_text(encoding="utf-8")
-    new = MARKED.sub(lambda found: found[1] + table(*found.group(2, 3, 4)) + "\n" + found[5], old)
+    new = MARKED.sub(lambda found: found[1] + made(*found.group(2, 3, 4, 5, 6)) + "\n" + found[7], old)
     if given.check:
         return int(new != old)
     DOCUMENT.write_text(new, encoding="utf-8")
     return 0
 
 
-def table(campaign: str, baseline: str, whole: str | None) -> str:
+def made(kind: str, campaign: str, data: str | None, baseline: str, whole: str | None) -> str:
+    """The table that a mark asks for."""
+    plan = yaml.safe_load((HERE / "campaigns" / f"{campaign}.yaml").read_text(encoding="utf-8"))["runs"]
+    found = {run["name"]: finished(HERE / "results" / campaign, run) for run in plan if data in (None, run["data"])}
+    if kind == "sets":
+        return sets_table({run["name"]: run.get("row", run["name"]) for run in plan}, found, baseline)
+    return table(found, baseline, whole)
+
+
+def table(found: dict[str, dict[int, Entry]], baseline: str, whole: str | None) -> str:
     """Markdown; of the run named `whole` also what its other students reach."""
-    plan = yaml.safe_load((HERE / "campaigns" / f"{campaign}.yaml").read_text(encoding="utf-8"))
-    found = {run["name"]: finished(HERE / "results" / campaign, run) for run in plan["runs"]}
     lines = [HEAD]
     for name, entries in found.items():
         lines += [row(name, entries, found[baseline]), *(parts(entries) if name == whole else [])]
@@ -68,7 +87,7 @@ def finished(results: Path, run: dict[str, Any]) -> dict[int, Entry]:
 
 def row(name: str, entries: dict[int, Entry], baseline: dict[int, Entry]) -> str:
     if not entries:
-        return f"| {name} | not run |" + " |" * 7
+        return f"| {name} | not run |" + " |" * (len(TITLES) - 2)
     runs = list(entries.values())
     summaries = [entry["summary"] for entry in runs]
     dice = [summary["mean"]["dice"] for summary in summaries]
@@ -78,6 +97,7 @@ def row(name: str, entries: dict[int, Entry], baseline: dict[int, Entry]) -> str
     cells = [
         name,
         ", ".join(map(str, entries)),
+        f"{statistics.mean(summary['run']['best validation Dice'] for summary in summaries):.3f}",
         f"{statistics.mean(means):.3f} " + spread.format(*ends),
         gap(entries, baseline) if entries is not baseline else "",
         f"{statistics.mean(summary['mean']['hd95']['mean'] for summary in summaries):.1f}",
@@ -99,7 +119,7 @@ def parts(entries: dict[int, Entry]) -> list[str]:
         spread = f"{statistics.mean(means):.3f} ({min(means):.3f} to {max(means):.3f})"
         size = f"{students[0][name]['parameters'] / 1e6:.1f}"
         lines.append(
-            f"| – its {name} alone | {', '.join(map(str, entries))} | {spread} | | {hd95:.1f} | | {size} | | |"
+            f"| – its {name} alone | {', '.join(map(str, entries))} | | {spread} | | {hd95:.1f} | | {size} | | |"
         )
     return lines
 

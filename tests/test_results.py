@@ -34,7 +34,7 @@ def entry(dice, seconds=60.0):
     summary = {
         "mean": {"dice": mean, "hd95": {"mean": 12.0}},
         "ms_per_image": 7.0,
-        "run": {"training seconds": seconds},
+        "run": {"training seconds": seconds, "best validation Dice": 0.55},
         "students": {"unet": {"dice": {"mean": 0.25}, "hd95": {"mean": 20.0}, "parameters": 1_000_000}},
     }
     return {"summary": summary, "images": dice, "last": 0.4, "parameters": 2_500_000}
@@ -52,6 +52,7 @@ def test_a_row_is_paired_by_seed_and_image(tables):
     assert cells == [
         "ours",
         "0, 2",
+        "0.550",
         f"{np.mean(means):.3f} ({min(means):.3f} to {max(means):.3f})",
         "+0.100 [+0.100, +0.100]",
         "12.0",
@@ -61,5 +62,33 @@ def test_a_row_is_paired_by_seed_and_image(tables):
         "1",
     ]
     assert tables.row("ours", {1: base[1]}, base).count("[0.100, 0.900]") == 1
-    assert tables.parts(better) == ["| – its unet alone | 0, 2 | 0.250 (0.250 to 0.250) | | 20.0 | | 1.0 | | |"]
+    assert tables.parts(better) == ["| – its unet alone | 0, 2 | | 0.250 (0.250 to 0.250) | | 20.0 | | 1.0 | | |"]
     assert tables.gap({7: base[0]}, base) == "no seed in common"
+
+
+def test_a_model_for_each_set_is_one_row(tables):
+    rng = np.random.default_rng(1)
+    a, b = (
+        {f"{name}/{i}.png": float(v) for i, v in enumerate(rng.random(n) / 2)} for name, n in (("a", 40), ("b", 10))
+    )
+    lost = {name: dice - 0.2 for name, dice in (a | b).items()}
+    found = {
+        "joint": {0: entry(a | b)},
+        "on_a": {0: entry(a)},
+        "on_b": {0: entry(b, seconds=120.0)},
+        "ours": {0: entry(lost)},
+    }
+    found["ours"][0]["summary"]["routing"] = {"accuracy": 0.875}
+    found["late"] = {}
+    rows = {"joint": "joint", "on_a": "one for each", "on_b": "one for each", "ours": "ours", "late": "late"}
+    lines = tables.sets_table(rows, found, "joint").splitlines()
+    cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
+    of_a, of_b = np.mean([*a.values()]), np.mean([*b.values()])
+    assert cells[""] == [*benchmark("results_sets").BEFORE[1:], "a", "b", *benchmark("results_sets").AFTER]
+    mean = [f"{x:.3f}" for x in ((of_a + of_b) / 2, of_a, of_b)]
+    assert cells["joint"] == ["0", mean[0], "", *mean[1:], "", "2.5", "7", "1"]
+    assert cells["one for each"] == ["0", mean[0], "+0.000 [+0.000, +0.000]", *mean[1:], "", "5.0", "7", "3"]
+    assert cells["ours"][2] == "-0.200 [-0.200, -0.200]"
+    assert cells["ours"][-4:] == ["0.875", "2.5", "7", "1"]
+    assert cells["late"][0] == "not run"
+    assert len({len(row) for row in cells.values()}) == 1
