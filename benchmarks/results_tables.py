@@ -10,7 +10,8 @@ A row per run of the campaign's plan (`on SET` after its name: of those on this 
 validation Dice, test Dice (least to most over seeds; of one seed its 95 % interval over images), the difference to the
 baseline on the same images and seeds with its 95 % interval (images and seeds drawn), HD95, Dice of the last weights
 instead of the best on validation, parameters, ms per image in torch, minutes of training. `sets` in place of `table`:
-the table of results_sets.py. `--check` changes nothing and exits with 1 where the document is not what the results say.
+the table of results_sets.py; `<!-- speed -->`: that of speed_aims.py. `--check` changes nothing and exits with 1 where
+the document is not what the results say.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import yaml
 from results_sets import sets_table
+from speed_aims import speed_table
 
 from segdistill.metrics.paired import Difference, paired_differences
 
@@ -34,6 +36,7 @@ DOCUMENT = HERE.parent / "docs" / "results.md"
 MARKED = re.compile(
     r"(<!-- (table|sets) (\w+)(?: on (\w+))?, baseline (\w+)(?:, students of (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL
 )
+SPEED = re.compile(r"(<!-- speed -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = [
     "",
     "seeds",
@@ -56,6 +59,7 @@ def main() -> int:
     given = parser.parse_args()
     old = DOCUMENT.read_text(encoding="utf-8")
     new = MARKED.sub(lambda found: found[1] + made(*found.group(2, 3, 4, 5, 6)) + "\n" + found[7], old)
+    new = SPEED.sub(lambda found: found[1] + speed_table() + "\n" + found[2], new)
     if given.check:
         return int(new != old)
     DOCUMENT.write_text(new, encoding="utf-8")

@@ -92,3 +92,20 @@ def test_a_model_for_each_set_is_one_row(tables):
     assert cells["ours"][-4:] == ["0.875", "2.5", "7", "1"]
     assert cells["late"][0] == "not run"
     assert len({len(row) for row in cells.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("| sam | bf16 | before mixing | 2.07 (2.05 to 2.10) | 30% | 2.50 |\n", "2.07 s | met"),
+        ("| sam | bf16 | before mixing | 2.53 (2.05 to 2.90) | 30% | 2.50 |\n", "2.53 s | missed by 10%"),
+        ("", "not run |"),
+    ],
+)
+def test_an_aim_is_met_or_missed(text, verdict):
+    aims = benchmark("speed_aims")
+    step = aims.PLANS["knowsam_step"][1][0]
+    assert verdict in aims.line(step, text)
+    faster = aims.Aim("cached", r"times ([\d.]+)", 5, "times", more=True)
+    assert "4 times | missed by 25%" in aims.line(faster, "times 4.0")
+    assert "6 times | met" in aims.line(faster, "times 6.0")
