@@ -21,6 +21,7 @@ import platform
 import statistics
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -77,7 +78,7 @@ def result(folder: Path, data: Path, settings: dict, seed: int) -> dict:
     last = evaluate(folder / "student_last", folders_of(settings, data))["mean"]["dice"]["mean"]
     parameters = sum(p.numel() for p in load_student(folder / "student").network.parameters())
     measured = {"last": last, "parameters": parameters, "images": image_dice(folder)}
-    measured["validation"] = validation_curve(folder)
+    measured |= {"areas": image_areas(folder), "validation": validation_curve(folder)}
     return run | {"config": config, "summary": summary} | measured | facts
 
 
@@ -90,12 +91,27 @@ def validation_curve(folder: Path) -> dict[str, float]:
 
 def image_dice(folder: Path) -> dict[str, float]:
     """Test Dice by image, the mean of its classes that are there: what paired differences are made from."""
-    with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["empty_reference"] == "False"]
     found: dict[str, list[float]] = {}
-    for row in rows:
-        found.setdefault(f"{row['dataset']}/{row['image']}", []).append(float(row["dice"]))
+    for name, row in scores(folder):
+        if row["empty_reference"] == "False":
+            found.setdefault(name, []).append(float(row["dice"]))
     return {name: round(statistics.mean(values), 5) for name, values in found.items()}
+
+
+def image_areas(folder: Path) -> dict[str, float]:
+    """Share of each test image that its mask's classes cover, to see what the worst cases have in common."""
+    found: dict[str, float] = {}
+    for name, row in scores(folder):
+        tp, fp, fn, tn = (int(row[key]) for key in ("tp", "fp", "fn", "tn"))
+        found[name] = found.get(name, 0.0) + (tp + fn) / (tp + fp + fn + tn)
+    return {name: round(share, 5) for name, share in found.items()}
+
+
+def scores(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Image and row, of every row of scores.csv."""
+    with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield f"{row['dataset']}/{row['image']}", row
 
 
 def table(results: Path) -> str:

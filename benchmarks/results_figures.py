@@ -1,8 +1,9 @@
-"""The figures of docs/results.md from benchmarks/results: Dice over the number of masks; Dice and what a student costs.
+"""The figures of docs/results.md from benchmarks/results.
 
     python benchmarks/results_figures.py
 
-Writes docs/figures/label_curve.png and cost.png.
+Writes docs/figures: label_curve.png (Dice over the number of masks), cost.png (Dice and what a student costs) and
+worst_cases.png (Dice of each test image over how much of it is object).
 """
 
 from __future__ import annotations
@@ -14,23 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from results_tables import least_ms
+from results_worst import image_means
 
 HERE = Path(__file__).parent
 FIGURES = HERE.parent / "docs" / "figures"
 BUDGETS = (15, 60, 150, 600)
 NAMES = {"supervised": "supervised U-Net", "trio": "supervised trio", "knowsam": "KnowSAM without SAM"}
+PERCENT = (1, 2, 5, 10, 20, 50)
 AT_60 = {"supervised": "supervised_3000", "trio": "trio", "knowsam": "knowsam_without_sam"}  # of few_labels
 
 
 def main() -> None:
     """Draw what is finished."""
     FIGURES.mkdir(exist_ok=True)
-    for name, draw in {"label_curve": label_curve, "cost": cost}.items():
-        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name, draw in {"label_curve": label_curve, "cost": cost, "worst_cases": worst_cases}.items():
+        figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
         draw(axes)
         axes.set_ylabel("test Dice")
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         figure.savefig(FIGURES / f"{name}.png", dpi=110, metadata={"Software": None})
 
 
@@ -69,13 +73,25 @@ def _points(key: str) -> Iterator[tuple[int, float, float, float]]:
 def cost(axes: plt.Axes) -> None:
     """A point per method: milliseconds in torch, Dice; the area is the parameters."""
     plan = {path.stem.rpartition("_s")[0] for path in (HERE / "results" / "few_labels").glob("*_s?.json")}
+    entries = [run for name in plan for run in seeds("few_labels", name)]
     for name in sorted(plan):
         runs = seeds("few_labels", name)
-        ms = statistics.median(run["summary"]["ms_per_image"] for run in runs)
+        ms = least_ms(runs[0], entries)
         dice = statistics.mean(run["summary"]["mean"]["dice"]["mean"] for run in runs)
         millions = runs[0]["parameters"] / 1e6
         axes.scatter(ms, dice, s=40 * millions, alpha=0.6, label=f"{name} ({millions:.1f} M)")
     axes.set_xlabel("ms per image (torch, 2 cores)")
+
+
+def worst_cases(axes: plt.Axes) -> None:
+    """Of each method the mean of an image's Dice over seeds."""
+    for key, label in NAMES.items():
+        dice, areas = image_means(seeds("few_labels", AT_60[key]))
+        axes.scatter([100 * areas[name] for name in dice], dice.values(), s=12, alpha=0.5, label=label)
+    axes.set_xscale("log")
+    axes.set_xticks(PERCENT, [str(tick) for tick in PERCENT])
+    axes.minorticks_off()
+    axes.set_xlabel("percent of the image that are polyp")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@
 A row per run of the campaign's plan (`on SET` after its name: of those on this data set), over its finished seeds: best
 validation Dice, test Dice (least to most over seeds; of one seed its 95 % interval over images), the difference to the
 baseline on the same images and seeds with its 95 % interval (images and seeds drawn), HD95, Dice of the last weights
-instead of the best on validation, parameters, ms per image in torch, minutes of training. `sets` in place of `table`:
-the table of results_sets.py; `<!-- speed -->`: that of speed_aims.py. `--check` changes nothing and exits with 1 where
+instead of the best on validation, parameters, ms per image in torch (the least of all runs of the campaign that have
+this network and size), minutes of training. `sets` in place of `table`:
+the table of results_sets.py; `<!-- worst CAMPAIGN: NAME, NAME -->`: of results_worst.py; `<!-- speed -->`: of
+speed_aims.py. `--check` changes nothing and exits with 1 where
 the document is not what the results say.
 """
 
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 import yaml
 from results_sets import sets_table
+from results_worst import worst_table
 from speed_aims import speed_table
 
 from segdistill.metrics.paired import Difference, paired_differences
@@ -36,6 +39,7 @@ DOCUMENT = HERE.parent / "docs" / "results.md"
 MARKED = re.compile(
     r"(<!-- (table|sets) (\w+)(?: on (\w+))?, baseline (\w+)(?:, students of (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL
 )
+WORST = re.compile(r"(<!-- worst (\w+): ([\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SPEED = re.compile(r"(<!-- speed -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = [
     "",
@@ -59,6 +63,7 @@ def main() -> int:
     given = parser.parse_args()
     old = DOCUMENT.read_text(encoding="utf-8")
     new = MARKED.sub(lambda found: found[1] + made(*found.group(2, 3, 4, 5, 6)) + "\n" + found[7], old)
+    new = WORST.sub(lambda found: found[1] + worst(found[2], found[3].split(", ")) + "\n" + found[4], new)
     new = SPEED.sub(lambda found: found[1] + speed_table() + "\n" + found[2], new)
     if given.check:
         return int(new != old)
@@ -77,10 +82,25 @@ def made(kind: str, campaign: str, data: str | None, baseline: str, whole: str |
 
 def table(found: dict[str, dict[int, Entry]], baseline: str, whole: str | None) -> str:
     """Markdown; of the run named `whole` also what its other students reach."""
-    lines = [HEAD]
+    lines, every = [HEAD], [entry for entries in found.values() for entry in entries.values()]
     for name, entries in found.items():
-        lines += [row(name, entries, found[baseline]), *(parts(entries) if name == whole else [])]
+        ms = least_ms(next(iter(entries.values())), every) if entries else 0.0
+        lines += [row(name, entries, found[baseline], ms), *(parts(entries) if name == whole else [])]
     return "\n".join(lines)
+
+
+def least_ms(entry: Entry, others: list[Entry]) -> float:
+    """Milliseconds per image of this network at this size: the least disturbed of all runs that have it."""
+    network = entry["parameters"], entry["config"]["size"]
+    same = [one for one in others if (one["parameters"], one["config"]["size"]) == network]
+    return min(float(one["summary"]["ms_per_image"]) for one in same)
+
+
+def worst(campaign: str, names: list[str]) -> str:
+    """The table of results_worst.py."""
+    plan = yaml.safe_load((HERE / "campaigns" / f"{campaign}.yaml").read_text(encoding="utf-8"))["runs"]
+    found = {run["name"]: finished(HERE / "results" / campaign, run) for run in plan if run["name"] in names}
+    return worst_table({name: [*found[name].values()] for name in names})
 
 
 def finished(results: Path, run: dict[str, Any]) -> dict[int, Entry]:
@@ -89,7 +109,7 @@ def finished(results: Path, run: dict[str, Any]) -> dict[int, Entry]:
     return {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.exists()}
 
 
-def row(name: str, entries: dict[int, Entry], baseline: dict[int, Entry]) -> str:
+def row(name: str, entries: dict[int, Entry], baseline: dict[int, Entry], ms: float) -> str:
     if not entries:
         return f"| {name} | not run |" + " |" * (len(TITLES) - 2)
     runs = list(entries.values())
@@ -107,7 +127,7 @@ def row(name: str, entries: dict[int, Entry], baseline: dict[int, Entry]) -> str
         f"{statistics.mean(summary['mean']['hd95']['mean'] for summary in summaries):.1f}",
         f"{statistics.mean(entry['last'] for entry in runs):.3f}",
         f"{runs[0]['parameters'] / 1e6:.1f}",
-        f"{statistics.median(summary['ms_per_image'] for summary in summaries):.0f}",
+        f"{ms:.0f}",
         f"{statistics.mean(summary['run']['training seconds'] for summary in summaries) / 60:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"

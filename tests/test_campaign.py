@@ -54,6 +54,8 @@ def test_a_campaign(campaign, tiny_set, tmp_path, capsys, monkeypatch):
     assert str(tmp_path) not in json.dumps(entries)
     entry = entries["base"]
     assert np.mean([*entry["images"].values()]) == pytest.approx(entry["summary"]["mean"]["dice"]["mean"], abs=1e-4)
+    assert entry["areas"].keys() == entry["images"].keys()
+    assert all(0 < share < 1 for share in entry["areas"].values())
     assert 0 <= entry["last"] <= 1 < 1e6 < entry["parameters"]
     assert max(entry["validation"].values()) == pytest.approx(entry["summary"]["run"]["best validation Dice"], abs=1e-4)
     assert campaign.main(words) == 1  # the broken one only

@@ -47,7 +47,7 @@ def test_a_row_is_paired_by_seed_and_image(tables):
     better = {
         seed: entry({name: dice + 0.1 for name, dice in reversed(base[seed]["images"].items())}) for seed in (0, 2)
     }
-    cells = [cell.strip() for cell in tables.row("ours", better, base).strip("|").split("|")]
+    cells = [cell.strip() for cell in tables.row("ours", better, base, 7.4).strip("|").split("|")]
     means = [better[seed]["summary"]["mean"]["dice"]["mean"] for seed in (0, 2)]
     assert cells == [
         "ours",
@@ -61,7 +61,7 @@ def test_a_row_is_paired_by_seed_and_image(tables):
         "7",
         "1",
     ]
-    assert tables.row("ours", {1: base[1]}, base).count("[0.100, 0.900]") == 1
+    assert tables.row("ours", {1: base[1]}, base, 7.4).count("[0.100, 0.900]") == 1
     assert tables.parts(better) == ["| – its unet alone | 0, 2 | | 0.250 (0.250 to 0.250) | | 20.0 | | 1.0 | | |"]
     assert tables.gap({7: base[0]}, base) == "no seed in common"
 
@@ -109,3 +109,22 @@ def test_an_aim_is_met_or_missed(text, verdict):
     faster = aims.Aim("cached", r"times ([\d.]+)", 5, "times", more=True)
     assert "4 times | missed by 25%" in aims.line(faster, "times 4.0")
     assert "6 times | met" in aims.line(faster, "times 6.0")
+
+
+def test_a_students_speed_is_that_of_the_least_disturbed_run(tables):
+    def one(ms, parameters, size):
+        return {"summary": {"ms_per_image": ms}, "parameters": parameters, "config": {"size": size}}
+
+    others = [one(9.0, 100, 96), one(7.0, 100, 96), one(3.0, 50, 96), one(5.0, 100, 64)]
+    assert tables.least_ms(others[0], others) == 7.0
+
+
+def test_the_worst_cases_are_bad_for_all(tables):
+    entries = [
+        entry({"s/a.png": 0.9, "s/b.png": 0.2, "s/c.png": 0.1}),
+        entry({"s/a.png": 0.1, "s/b.png": 0.4, "s/c.png": 0.3}),
+    ]
+    for one in entries:
+        one["areas"] = {"s/a.png": 0.5, "s/b.png": 0.25, "s/c.png": 0.011}
+    lines = benchmark("results_worst").worst_table({"x": entries[:1], "y": entries[1:]}).splitlines()
+    assert lines[2:] == ["| c | 1.1 | 0.100 | 0.300 |", "| b | 25.0 | 0.200 | 0.400 |", "| a | 50.0 | 0.900 | 0.100 |"]
