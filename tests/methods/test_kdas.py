@@ -276,6 +276,8 @@ def test_a_teacher_sees_images_at_its_own_size(unet_run, size):
     logits = teacher(torch.rand(2, 3, *size))
     assert logits.shape == (2, 2, *size)
     assert seen == [(SIZE, SIZE)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # as the engine calls it: images come in bf16
+        assert teacher(torch.rand(2, 3, *size).bfloat16()).dtype == torch.float32
     even = teacher(torch.full((1, 3, *size), 0.25))
     alone = network(torch.full((1, 3, SIZE, SIZE), 0.25))
     torch.testing.assert_close(even.mean((2, 3)), alone.mean((2, 3)), atol=0.02, rtol=0.02)

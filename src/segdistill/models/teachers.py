@@ -51,11 +51,12 @@ class AtItsSize(nn.Module):
     def forward(self, image: Tensor, modality: Tensor | None = None) -> Tensor:
         """Logits (B, C, H, W), fp32, at the size of the image (B, 3, H, W)."""
         logits: Tensor = self.network(resized(image, self.size), modality)
-        return resized(logits.float(), image.shape[-2:])
+        return resized(logits, image.shape[-2:])
 
 
 def resized(x: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, C, H, W) to (h, w), bilinear, over as many pixels as fall together."""
+    """(B, C, H, W) to (h, w) in fp32, bilinear, over as many pixels as fall together."""
+    x = x.float()  # torch has no such kernel for bf16
     if x.shape[-2:] == tuple(size):
         return x
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False, antialias=True)
