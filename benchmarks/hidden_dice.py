@@ -17,12 +17,16 @@ from segdistill.api.data import load_data
 from segdistill.api.runs import read_config
 from segdistill.deploy.artefact import load_student
 from segdistill.engine.validation import BATCH, dice_table
+from segdistill.types import UserError
 
 
-def scores(run: Path) -> dict[str, float]:
-    """Mean Dice over the foreground classes of each image, by name; without images in which there is nothing."""
+def scores(run: Path, student: str | None) -> dict[str, float]:
+    """Mean Dice over the foreground classes of each image, by name; without images in which there is nothing.
+
+    Of the run's student, or of the one beside it that is named.
+    """
     data = load_data(run, read_config(run)[1], None).dataset
-    network = load_student(run / "student").network
+    network = load_student(run / "students" / student if student else run / "student").network
     numbers = np.concatenate([data.numbers("val", labelled=True), data.hidden()])
     found = []
     with torch.inference_mode():
@@ -38,14 +42,20 @@ def scores(run: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="finished runs on one data set with one budget and seed")
+    parser.add_argument("--student", help="one of those that a run ships beside its own: unet, say")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     first: dict[str, float] = {}
     print("| run | images | Dice | difference to the first, 95 % interval |\n|---|---|---|---|")
     for run in given.runs:
-        own = scores(run)
+        try:
+            own = scores(run, given.student)
+        except UserError as error:
+            parser.error(str(error))
         first = first or own
+        if own.keys() != first.keys():
+            parser.error(f"{run}: other images than the first run's; give runs of one data set, budget and seed")
         gaps = np.array([own[name] - dice for name, dice in first.items()])
         drawn = np.random.default_rng(0).choice(gaps, (2000, len(gaps))).mean(1)
         low, high = np.quantile(drawn, [0.025, 0.975])

@@ -23,7 +23,7 @@ FIGURES = HERE.parent / "docs" / "figures"
 BUDGETS = (15, 60, 150, 600)
 NAMES = {"supervised": "supervised U-Net", "trio": "supervised trio", "knowsam": "KnowSAM without SAM"}
 PERCENT = (1, 2, 5, 10, 20, 50)
-AT_60 = {"supervised": "supervised_3000", "trio": "trio", "knowsam": "knowsam_without_sam"}  # of few_labels
+AT_60 = {"supervised": "supervised", "trio": "trio", "knowsam": "knowsam_without_sam"}  # of few_labels
 
 
 def main() -> None:
@@ -72,10 +72,13 @@ def _points(key: str) -> Iterator[tuple[int, float, float, float]]:
 
 def cost(axes: plt.Axes) -> None:
     """A point per method: milliseconds in torch, Dice; the area is the parameters."""
-    plan = {path.stem.rpartition("_s")[0] for path in (HERE / "results" / "few_labels").glob("*_s?.json")}
-    entries = [run for name in plan for run in seeds("few_labels", name)]
-    for name in sorted(plan):
-        runs = seeds("few_labels", name)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for run in seeds("few_labels", "*"):
+        if run["data"] == "kvasir_seg":
+            rows.setdefault(run["name"], []).append(run)
+    entries = [run for runs in rows.values() for run in runs]
+    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+    for name, runs in rows.items():
         ms = least_ms(runs[0], entries)
         dice = statistics.mean(run["summary"]["mean"]["dice"]["mean"] for run in runs)
         millions = runs[0]["parameters"] / 1e6
@@ -84,9 +87,9 @@ def cost(axes: plt.Axes) -> None:
 
 
 def worst_cases(axes: plt.Axes) -> None:
-    """Of each method the mean of an image's Dice over seeds."""
+    """Of each method, trained longest, the mean of an image's Dice over seeds."""
     for key, label in NAMES.items():
-        dice, areas = image_means(seeds("few_labels", AT_60[key]))
+        dice, areas = image_means(seeds("few_labels", f"{AT_60[key]}_6000"))
         axes.scatter([100 * areas[name] for name in dice], dice.values(), s=12, alpha=0.5, label=label)
     axes.set_xscale("log")
     axes.set_xticks(PERCENT, [str(tick) for tick in PERCENT])

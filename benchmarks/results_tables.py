@@ -2,18 +2,18 @@
 
     python benchmarks/results_tables.py [--check]
 
-    <!-- table few_labels, baseline trio, students of knowsam -->
+    <!-- table few_labels, baseline trio, students of trio and knowsam -->
     (made here)
     <!-- end -->
 
-A row per run of the campaign's plan (`on SET` after its name: of those on this data set), over its finished seeds: best
-validation Dice, test Dice (least to most over seeds; of one seed its 95 % interval over images), the difference to the
-baseline on the same images and seeds with its 95 % interval (images and seeds drawn), HD95, Dice of the last weights
-instead of the best on validation, parameters, ms per image in torch (the least of all runs of the campaign that have
-this network and size), minutes of training. `sets` in place of `table`:
-the table of results_sets.py; `<!-- worst CAMPAIGN: NAME, NAME -->`: of results_worst.py; `<!-- speed -->`: of
-speed_aims.py. `--check` changes nothing and exits with 1 where
-the document is not what the results say.
+A row per run of the campaign's plan (`on SET` after its name: of those on this data set), over its finished seeds:
+best validation Dice, test Dice (least to most over seeds; of one seed its 95 % interval over images), the
+difference to the baseline (or to the run that the plan names as `against`) on the same images and seeds with its 95
+% interval (images and seeds drawn), HD95, Dice of the last weights instead of the best on validation, parameters,
+ms per image in torch (the least of all runs of the campaign that have this network and size), minutes of training;
+below, data hashes and versions. `sets` in place of `table`: the table of results_sets.py; `<!-- worst CAMPAIGN:
+NAME, NAME -->`: of results_worst.py; `<!-- speed -->`: of speed_aims.py. `--check` changes nothing and exits with 1
+where the document is not what the results say.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ from segdistill.metrics.paired import Difference, paired_differences
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "results.md"
-MARKED = re.compile(
-    r"(<!-- (table|sets) (\w+)(?: on (\w+))?, baseline (\w+)(?:, students of (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL
-)
+TABLE = r"<!-- (table|sets) (\w+)(?: on (\w+))?, baseline (\w+)(?:, students of ([\w ]+))? -->\n"
+MARKED = re.compile(rf"({TABLE}).*?(<!-- end -->)", re.DOTALL)
 WORST = re.compile(r"(<!-- worst (\w+): ([\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SPEED = re.compile(r"(<!-- speed -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = [
@@ -71,21 +70,40 @@ def main() -> int:
     return 0
 
 
-def made(kind: str, campaign: str, data: str | None, baseline: str, whole: str | None) -> str:
+def made(kind: str, campaign: str, data: str | None, baseline: str, wholes: str | None) -> str:
     """The table that a mark asks for."""
     plan = yaml.safe_load((HERE / "campaigns" / f"{campaign}.yaml").read_text(encoding="utf-8"))["runs"]
     found = {run["name"]: finished(HERE / "results" / campaign, run) for run in plan if data in (None, run["data"])}
     if kind == "sets":
-        return sets_table({run["name"]: run.get("row", run["name"]) for run in plan}, found, baseline)
-    return table(found, baseline, whole)
+        rows = {run["name"]: run.get("row", run["name"]) for run in plan}
+        return sets_table(rows, found, baseline) + sources(campaign, found)
+    against = {run["name"]: run.get("against", baseline) for run in plan}
+    return table(found, against, baseline, (wholes or "").split(" and ")) + sources(campaign, found)
 
 
-def table(found: dict[str, dict[int, Entry]], baseline: str, whole: str | None) -> str:
-    """Markdown; of the run named `whole` also what its other students reach."""
+def sources(campaign: str, found: dict[str, dict[int, Entry]]) -> str:
+    """A line that says which files, data and versions the table is made of."""
+    entries = [entry for by_seed in found.values() for entry in by_seed.values()]
+    if not entries:
+        return ""
+    data = {" + ".join(named(entry)): entry["data hash"][:12] for entry in entries}
+    hashes = ", ".join(f"{name} {value}" for name, value in sorted(data.items()))
+    torch = " and ".join(sorted({entry["versions"]["torch"] for entry in entries}))
+    return f"\n\nSettings and images: benchmarks/results/{campaign}. Data hashes: {hashes}. torch {torch}."
+
+
+def named(entry: Entry) -> list[str]:
+    """The data sets of a run."""
+    return [entry["data"]] if isinstance(entry["data"], str) else entry["data"]
+
+
+def table(found: dict[str, dict[int, Entry]], against: dict[str, str], baseline: str, wholes: list[str]) -> str:
+    """Markdown; `against` names each run's control; of the runs named `wholes` also what their other students reach."""
     lines, every = [HEAD], [entry for entries in found.values() for entry in entries.values()]
     for name, entries in found.items():
         ms = least_ms(next(iter(entries.values())), every) if entries else 0.0
-        lines += [row(name, entries, found[baseline], ms), *(parts(entries) if name == whole else [])]
+        other = "" if against[name] == baseline else against[name]
+        lines += [row(name, entries, found[against[name]], ms, other), *(parts(entries) if name in wholes else [])]
     return "\n".join(lines)
 
 
@@ -109,7 +127,8 @@ def finished(results: Path, run: dict[str, Any]) -> dict[int, Entry]:
     return {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.exists()}
 
 
-def row(name: str, entries: dict[int, Entry], baseline: dict[int, Entry], ms: float) -> str:
+def row(name: str, entries: dict[int, Entry], baseline: dict[int, Entry], ms: float, to: str = "") -> str:
+    """`to` names a control that is not the table's."""
     if not entries:
         return f"| {name} | not run |" + " |" * (len(TITLES) - 2)
     runs = list(entries.values())
@@ -123,7 +142,7 @@ def row(name: str, entries: dict[int, Entry], baseline: dict[int, Entry], ms: fl
         ", ".join(map(str, entries)),
         f"{statistics.mean(summary['run']['best validation Dice'] for summary in summaries):.3f}",
         f"{statistics.mean(means):.3f} " + spread.format(*ends),
-        gap(entries, baseline) if entries is not baseline else "",
+        gap(entries, baseline) + (f" to {to}" if to else "") if entries is not baseline else "",
         f"{statistics.mean(summary['mean']['hd95']['mean'] for summary in summaries):.1f}",
         f"{statistics.mean(entry['last'] for entry in runs):.3f}",
         f"{runs[0]['parameters'] / 1e6:.1f}",

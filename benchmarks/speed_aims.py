@@ -1,4 +1,4 @@
-"""Every speed aim of the methods in one sitting, the machine's limits before and after: some 40 minutes, quiet machine.
+"""Every speed aim of the methods in one sitting, the machine's limits before and after: some 20 minutes, quiet machine.
 
     python benchmarks/speed_aims.py ../shared/data/kvasir_seg
 
@@ -117,7 +117,18 @@ def speed_table() -> str:
         file = RESULTS / f"{name}.txt"
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         lines += [line(aim, text) for aim in aims]
-    return "\n".join(lines)
+    return "\n".join(lines) + limits()
+
+
+def limits() -> str:
+    """What the machine could do, before the first and after the last benchmark."""
+    files = [RESULTS / f"limits_{when}.txt" for when in ("before", "after")]
+    if not all(file.exists() for file in files):
+        return ""
+    rows = [re.findall(r"\| (\w[^|]*) \| (\d+) \| (\d+) \|", file.read_text(encoding="utf-8")) for file in files]
+    pairs = zip(*rows, strict=True)
+    found = [f"{a[0]} {a[1]} and {b[1]} in fp32, {a[2]} and {b[2]} in bf16" for a, b in pairs]
+    return f"\n\nThe machine's limits before and after, GFLOP/s: {'; '.join(found)}. Parentheses: least to most."
 
 
 def line(aim: Aim, text: str) -> str:
@@ -129,7 +140,9 @@ def line(aim: Aim, text: str) -> str:
     figure = float(found[1])
     ratio = aim.hoped / figure if aim.more else figure / aim.hoped
     verdict = "met" if ratio <= 1 else f"missed by {ratio - 1:.0%}"
-    return f"| {aim.what} | {sign} {aim.hoped:g} {aim.unit} | {figure:g} {aim.unit} | {verdict} |"
+    around = re.match(r" \(([\d.]+) to ([\d.]+)\)", text[found.end(1) :])
+    spread = around[0] if around and around[1] != around[2] else ""
+    return f"| {aim.what} | {sign} {aim.hoped:g} {aim.unit} | {figure:g} {aim.unit}{spread} | {verdict} |"
 
 
 if __name__ == "__main__":

@@ -97,8 +97,12 @@ def test_a_model_for_each_set_is_one_row(tables):
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
-        ("| sam | bf16 | before mixing | 2.07 (2.05 to 2.10) | 30% | 2.50 |\n", "2.07 s | met"),
-        ("| sam | bf16 | before mixing | 2.53 (2.05 to 2.90) | 30% | 2.50 |\n", "2.53 s | missed by 10%"),
+        ("| sam | bf16 | before mixing | 2.07 (2.05 to 2.10) | 30% | 2.50 |\n", "2.07 s (2.05 to 2.10) | met"),
+        (
+            "| sam | bf16 | before mixing | 2.53 (2.05 to 2.90) | 30% | 2.50 |\n",
+            "2.53 s (2.05 to 2.90) | missed by 10%",
+        ),
+        ("| sam | bf16 | before mixing | 2.07 (2.07 to 2.07) | 30% | 2.50 |\n", "2.07 s | met"),
         ("", "not run |"),
     ],
 )
@@ -128,3 +132,21 @@ def test_the_worst_cases_are_bad_for_all(tables):
         one["areas"] = {"s/a.png": 0.5, "s/b.png": 0.25, "s/c.png": 0.011}
     lines = benchmark("results_worst").worst_table({"x": entries[:1], "y": entries[1:]}).splitlines()
     assert lines[2:] == ["| c | 1.1 | 0.100 | 0.300 |", "| b | 25.0 | 0.200 | 0.400 |", "| a | 50.0 | 0.900 | 0.100 |"]
+
+
+def test_a_row_with_a_control_of_its_own_names_it(tables):
+    base, other, ours = (entry({f"s/{name}.png": dice for name in "abc"}) for dice in (0.5, 0.25, 0.75))
+    found = {"base": {0: base}, "other": {0: other}, "ours": {0: ours}}
+    for one in (base, other, ours):
+        one["config"] = {"size": 64}
+    lines = tables.table(found, {"base": "base", "other": "base", "ours": "other"}, "base", []).splitlines()
+    differences = [line.split("|")[5].strip() for line in lines[2:]]
+    assert differences == ["", "-0.250 [-0.250, -0.250]", "+0.500 [+0.500, +0.500] to other"]
+
+
+def test_a_table_says_what_it_is_made_of(tables):
+    one = {"data": "a", "data hash": "0123456789abcdef", "versions": {"torch": "2.13.0"}}
+    two = {"data": ["b", "a"], "data hash": "fedcba9876543210", "versions": {"torch": "2.13.0"}}
+    text = tables.sources("some", {"x": {0: one, 1: one}, "y": {0: two}, "late": {}})
+    assert text.endswith("benchmarks/results/some. Data hashes: a 0123456789ab, b + a fedcba987654. torch 2.13.0.")
+    assert tables.sources("some", {"late": {}}) == ""
