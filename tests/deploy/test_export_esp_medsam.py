@@ -16,9 +16,10 @@ SIZE = (64, 96)
 def trained_looking():
     """A student whose controllers, prompts and classifier all matter."""
     torch.manual_seed(1)
-    student = build_student("esp_medsam", classes=3, modalities=["a", "b"], modality_classes=[[1], [2, 1]])
+    own = {"modalities": ["a", "b"], "modality_classes": [[1], [2, 1]]}
+    student = build_student("esp_medsam", classes=3, **own, skips=True)
     for name, parameter in student.named_parameters():
-        if name.startswith(("controllers", "classifier")) and not parameter.any():
+        if name.startswith(("controllers", "classifier", "skips")) and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
     with torch.no_grad():
         for controllers in student.controllers:

@@ -54,7 +54,7 @@ OWN = {
     "medical": {"teacher.controllers", "teacher.decoder"},
     "common": {"student.trunk"},
     "domain": {"student.controllers"},
-    "head": {"student.heads", "student.readouts", "student.classifier", "student.memory"},
+    "head": {"student.heads", "student.skips", "student.readouts", "student.classifier", "student.memory"},
 }
 
 
@@ -91,7 +91,7 @@ REACHED = {
     "common": {"common": {"student.trunk"}},
     "domain": {"domain": {"student.trunk", "student.controllers"}},
     "head": {
-        "seg": {"student.trunk", "student.controllers", "student.heads", "student.readouts"},
+        "seg": {f"student.{part}" for part in ("trunk", "controllers", "heads", "skips", "readouts")},
         "patch": {"student.trunk", "student.controllers", "student.heads"},
         "route": {"student.classifier"},
     },

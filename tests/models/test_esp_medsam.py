@@ -19,7 +19,7 @@ def loud(*, controllers=True, **arguments):
     defaults = {"classes": 4, "modalities": ["a", "b", "c"], "modality_classes": CLASSES}
     student = build_student("esp_medsam", **defaults | arguments, controllers=controllers)
     for name, parameter in student.named_parameters():
-        if name.startswith(("controllers.", "classifier.")):
+        if name.startswith(("controllers.", "classifier.", "skips.")):
             torch.nn.init.normal_(parameter, std=0.2)
     return student.eval()
 
@@ -39,7 +39,8 @@ MODALITY = torch.tensor([1, 0, 2, 1])
 VARIANTS = {
     "default": {},
     "joint": {"joint_channels": [4, 0, 2]},
-    "separate": {"separate_heads": True},
+    "skips": {"skips": True},
+    "separate": {"separate_heads": True, "skips": True},
     "soft": {"patch_prompt": "soft"},
     "plain": {"controllers": False},
 }
@@ -55,6 +56,30 @@ def test_a_mixed_batch_is_its_rows(image, variant):
             for whole, part in zip(mixed, alone, strict=True):
                 torch.testing.assert_close(whole[[i]], part, rtol=1e-3, atol=1e-3)
             assert (student(image[[i]], (m[None] + 1) % 3)[:, 1:] - alone.logits[:, 1:]).abs().max() > 0.01
+
+
+def test_skips_begin_as_if_there_were_none_and_add_what_the_trunk_saw(image):
+    plain, student = (
+        loud(),
+        build_student("esp_medsam", classes=4, modalities=list("abc"), modality_classes=CLASSES, skips=True),
+    )
+    student.eval().load_state_dict(plain.state_dict(), strict=False)
+    with torch.no_grad():
+        assert torch.equal(student(image, MODALITY), plain(image, MODALITY))
+    student(image, MODALITY)[:, 1].sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in student.skips.parameters())
+    seen = []
+    student.heads[0].upscaling.register_forward_hook(lambda module, given, out: seen.append((*given, out)))
+    with torch.no_grad():
+        for parameter in student.skips.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        student(image, MODALITY)
+        quarter, eighth = student.trunk.early(student._normalise(image))
+        (x, _, out), skips, up = seen[0], student.skips, student.heads[0].upscaling
+        repeated = [skips.quarter(quarter).repeat_interleave(2, 0), skips.eighth(eighth).repeat_interleave(2, 0)]
+        y = F.conv_transpose2d(x, up[0].weight, up[0].bias, stride=2) + repeated[1]
+        y = F.conv_transpose2d(F.gelu(up[1](y)), up[3].weight, up[3].bias, stride=2) + repeated[0]
+    torch.testing.assert_close(F.gelu(y), out)
 
 
 def test_a_modality_has_its_own_classes(student, image):
@@ -161,14 +186,14 @@ def test_patch_prompts_differ_by_their_kind(image):
 
 @pytest.mark.parametrize("separate_heads", [False, True])
 def test_what_an_exported_graph_computes(image, monkeypatch, separate_heads):
-    student = loud(separate_heads=separate_heads)
+    student = loud(separate_heads=separate_heads, skips=True)
     with torch.no_grad():
         expected = student(image[:1], torch.tensor([1]))
         monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
         torch.testing.assert_close(student(image[:1], torch.tensor([1])), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", ["default", "joint", "separate", "plain"])
+@pytest.mark.parametrize("variant", ["default", "joint", "skips", "separate", "plain"])
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_a_bound_student_is_one_modality(image, variant, name):
     student = loud(**VARIANTS[variant])
@@ -183,7 +208,7 @@ def test_a_bound_student_is_one_modality(image, variant, name):
     assert student_spec(bound).arguments["modalities"] == [name]
 
 
-@pytest.mark.parametrize("variant", ["default", "separate", "plain"])
+@pytest.mark.parametrize("variant", ["default", "skips", "separate", "plain"])
 def test_a_modality_is_added_and_no_output_changes(image, variant):
     student = loud(**VARIANTS[variant])
     extended = add_modality(student, "d", [3, 1, 2])

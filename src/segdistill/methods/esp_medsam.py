@@ -56,6 +56,8 @@ class ESPMedSAMConfig:
         domain: S2, the controllers from the teacher's embeddings; images without a label too.
         controllers: Whether each modality has its controllers in the student; without them there is no S2.
         patch_prompt: The map that makes the dense prompt: hard or soft; none: no patch prompt and no loss for it.
+        skips: Whether the decoder also sees the trunk's features at a quarter and an eighth of the size (SAM 2's way):
+            what is small against the trunk's stride of 16 px, nuclei or vessels, needs them.
         cached: S1 and S2 see the images as they are, not augmented, so that the teacher's embeddings are computed once
             and then read from disk (in the run's folder, in half precision, until the stage is over).
         joint_queries: As released: all modalities' queries attend to each other and share one MLP.
@@ -77,6 +79,7 @@ class ESPMedSAMConfig:
     domain: bool = True
     controllers: bool = True
     patch_prompt: Literal["hard", "soft", "none"] = "hard"  # released
+    skips: bool = True  # published: none
     joint_queries: bool = False  # released: true
     cached: bool = False  # released, S2: images are not augmented
     tuned: Literal["head", "student"] = "head"
@@ -127,6 +130,7 @@ class ESPMedSAM(nn.Module):
                 modality_classes=own,
                 controllers=c.controllers,
                 patch_prompt=c.patch_prompt,
+                skips=c.skips,
                 joint_channels=joint,
             ),
         )
@@ -199,10 +203,10 @@ class ESPMedSAM(nn.Module):
         return replace(stage, augment=evaluation, prepare=partial(self.embeddings.open, stage.name))
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Patch prompt, decoder, queries and the classifier of the student."""
+        """Patch prompt, decoder with its skips, queries and the classifier of the student."""
         student = self.student
-        parts = [student.heads, student.readouts, *([student.classifier] if student.classifier else [])]
-        return [parameter for part in parts for parameter in part.parameters()]
+        parts = [student.heads, student.readouts, student.skips, student.classifier]
+        return [parameter for part in parts if part is not None for parameter in part.parameters()]
 
     def teach(self, batch: Batch, progress: float) -> StepOutput:
         """S0: L_seg + 0.5 L_patch of the teacher."""

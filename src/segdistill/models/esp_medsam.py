@@ -18,7 +18,8 @@ from .controllers import Controllers, Rows, controls
 from .modality_classifier import FeatureMemory, ModalityClassifier, early_features
 from .modality_heads import ModalityHeads
 from .padding import pad_to_multiple
-from .tiny_vit import STRIDE, TinyViT
+from .tiny_vit import DIMS, STRIDE, TinyViT
+from .two_way import DIM, FEATURES, Finer
 
 MEAN = (123.675, 116.28, 103.53)  # SAM's, of 255
 STD = (58.395, 57.12, 57.375)
@@ -34,6 +35,21 @@ class EspOutput(NamedTuple):
     features: Tensor  # (B, WIDTH) what the classifier sees
 
 
+class Skips(nn.Module):
+    """What the trunk saw before its first controller -> what the decoder's upscaling adds; nothing at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quarter = nn.Conv2d(DIMS[0], FEATURES, 1)
+        self.eighth = nn.Conv2d(DIMS[1], DIM // 4, 1)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, early: tuple[Tensor, Tensor]) -> Finer:
+        """From both outputs of `TinyViT.early`."""
+        return Finer(self.quarter(early[0]), self.eighth(early[1]))
+
+
 class EspMedSam(ModalityHeads):
     """(B, 3, H, W) in [0, 1] -> logits (B, classes, H, W); any size, padded inside to a multiple of 32.
 
@@ -43,6 +59,7 @@ class EspMedSam(ModalityHeads):
         modality_classes: Per modality its foreground classes (1 to classes - 1); all of them where not given.
         controllers: False: the trunk alone encodes, an ablation.
         patch_prompt: A key of patch_prompt.MAPS: hard (published), soft, none.
+        skips: The decoder's upscaling also sees the trunk's features at H/4 and H/8; published: without.
         shared_token: A controller's extra key is its value too, as released.
         joint_channels: As released: all queries attend to each other, modality m reads the one at joint_channels[m].
         separate_heads: One patch prompt and decoder per modality, for checkpoints that were tuned apart.
@@ -60,6 +77,7 @@ class EspMedSam(ModalityHeads):
         *,
         controllers: bool = True,
         patch_prompt: str = "hard",
+        skips: bool = False,
         shared_token: bool = False,
         joint_channels: Sequence[int] | None = None,
         separate_heads: bool = False,
@@ -74,6 +92,7 @@ class EspMedSam(ModalityHeads):
             separate_heads=separate_heads,
         )
         self.trunk = TinyViT()
+        self.skips = Skips() if skips else None
         bank = (Controllers(shared_token) for _ in modalities) if controllers else ()
         self.controllers = nn.ModuleList(bank)
         self.classifier = ModalityClassifier(len(modalities)) if len(modalities) > 1 else None
@@ -99,7 +118,8 @@ class EspMedSam(ModalityHeads):
         found = route.argmax(1)
         rows = self.rows(found if modality is None else torch.where(modality < 0, found, modality))
         embedding = self._late(early[1], rows)
-        logits, patch = self.segment(embedding, rows, padded.shape[2:])
+        finer = None if self.skips is None else self.skips(early)
+        logits, patch = self.segment(embedding, rows, padded.shape[2:], finer)
         return EspOutput(logits[..., : image.shape[2], : image.shape[3]], patch, embedding, route, features)
 
     def encode(self, image: Tensor, modality: Tensor | None) -> Tensor:

@@ -83,7 +83,8 @@ def load_mobile_sam(student: EspMedSam, state: Mapping[str, Tensor]) -> None:
         name = key.replace("image_encoder.", "SemiTViT.", 1)
         if key.startswith("image_encoder.") and not UNUSED.match(name):
             renamed[f"trunk.{name.removeprefix('SemiTViT.')}"] = value
-    _load(student, renamed, "MobileSAM file", ("controllers.", "heads.", "readouts.", "classifier.", "memory."))
+    own = ("controllers.", "skips.", "heads.", "readouts.", "classifier.", "memory.")
+    _load(student, renamed, "MobileSAM file", own)
 
 
 def _modality(name: str) -> str:

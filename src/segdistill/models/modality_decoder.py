@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .controllers import Rows
 from .patch_prompt import PatchPrompt
-from .two_way import DIM, FEATURES, Position, TwoWayTransformer, upscaling
+from .two_way import DIM, FEATURES, Finer, Position, TwoWayTransformer, Upscaling
 
 RELEASED_QUERIES = 7  # six modalities and one that nothing reads
 
@@ -113,9 +113,11 @@ class Head(nn.Module):
         self.prompt = PatchPrompt(foreground, patch_prompt)
         self.position = Position()
         self.transformer = TwoWayTransformer()
-        self.upscaling = upscaling()
+        self.upscaling = Upscaling()
 
-    def forward(self, embedding: Tensor, readouts: Readouts, rows: Rows, chosen: Tensor) -> Decoded:
+    def forward(
+        self, embedding: Tensor, finer: Finer | None, readouts: Readouts, rows: Rows, chosen: Tensor
+    ) -> Decoded:
         """Masks of K classes per row from (B, 256, h, w); `chosen` (B, K) indexes the foreground classes."""
         batch, k = chosen.shape
         reader: Reader = self.joint or readouts
@@ -124,6 +126,6 @@ class Head(nn.Module):
         tokens = reader.tokens(rows, k).expand(batch, -1, -1, -1).flatten(0, 1)
         tokens, prompted = self.transformer(prompted, self.position(*embedding.shape[2:]), tokens)
         kernels = reader.kernels(tokens.unflatten(0, (batch, k)), rows).flatten(0, 1)
-        features = self.upscaling(prompted)
+        features = self.upscaling(prompted, finer and finer.each(lambda x: x.repeat_interleave(k, 0)))
         mask = (kernels[:, None] @ features.flatten(2)).unflatten(2, features.shape[2:])
         return Decoded(mask.squeeze(1).unflatten(0, (batch, k)), patch)

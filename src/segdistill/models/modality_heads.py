@@ -7,6 +7,7 @@ that the student's may start from the teacher's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..types import UserError
 from .controllers import Rows
 from .modality_decoder import Decoded, Head, JointReadout, Readouts
+from .two_way import Finer
 
 NEVER = -1e4  # no probability, and finite, so that its gradient is 0
 
@@ -68,24 +70,25 @@ class ModalityHeads(nn.Module):
         """Which modality each row (B,) has."""
         return Rows.of(modality, len(self.modalities))
 
-    def segment(self, embedding: Tensor, rows: Rows, size: Sequence[int]) -> Segmented:
+    def segment(self, embedding: Tensor, rows: Rows, size: Sequence[int], finer: Finer | None = None) -> Segmented:
         """Logits of all classes at the size that was encoded."""
-        decoded = self._decode(embedding, rows)
+        decoded = self._decode(embedding, finer, rows)
         return Segmented(F.interpolate(self._placed(decoded.mask, rows), size, mode="bilinear"), decoded.patch)
 
-    def _decode(self, embedding: Tensor, rows: Rows) -> Decoded:
+    def _decode(self, embedding: Tensor, finer: Finer | None, rows: Rows) -> Decoded:
         """Masks of as many classes as the modalities in the batch have at most: an absent one changes nothing."""
         k = max((self.counts[m] for m, _ in rows.groups), default=max(self.counts))
         chosen = self.class_of[rows.modality, :k]
         if len(self.heads) == 1:
-            decoded: Decoded = self.heads[0](embedding, self.readouts, rows, chosen)
+            decoded: Decoded = self.heads[0](embedding, finer, self.readouts, rows, chosen)
             return decoded
         if not rows.groups:
-            traced: Decoded = rows.traced([*self.heads], embedding, self.readouts, rows, chosen)
+            traced: Decoded = rows.traced([*self.heads], embedding, finer, self.readouts, rows, chosen)
             return traced
-        parts = [
-            self.heads[m](embedding[i], self.readouts, self.rows(rows.modality[i]), chosen[i]) for m, i in rows.groups
-        ]
+        parts = []
+        for m, i in rows.groups:
+            own = finer and finer.each(itemgetter(i))
+            parts.append(self.heads[m](embedding[i], own, self.readouts, self.rows(rows.modality[i]), chosen[i]))
         mask, patch = (torch.cat(values)[rows.inverse] for values in zip(*parts, strict=True))
         return Decoded(mask, patch)
 

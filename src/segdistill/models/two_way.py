@@ -7,6 +7,8 @@ Kirillov et al., ICCV 2023; official parameter names. transformers' decoder is n
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,17 @@ DEPTH = 2
 HEADS = 8
 MLP_DIM = 2048
 FEATURES = 32
+
+
+class Finer(NamedTuple):
+    """What an encoder saw before it came to H/16, at the widths of the upscaling."""
+
+    quarter: Tensor  # (B, 32, H/4, W/4)
+    eighth: Tensor  # (B, 64, H/8, W/8)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Finer:
+        """Both changed alike."""
+        return Finer(change(self.quarter), change(self.eighth))
 
 
 class Attention(nn.Module):
@@ -100,12 +113,22 @@ class Position(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=-1).permute(2, 0, 1)
 
 
-def upscaling() -> nn.Sequential:
-    """(B, 256, h, w) -> (B, 32, 4 h, 4 w)."""
-    return nn.Sequential(
-        nn.ConvTranspose2d(DIM, DIM // 4, 2, stride=2),
-        ChannelNorm(DIM // 4),
-        nn.GELU(),
-        nn.ConvTranspose2d(DIM // 4, FEATURES, 2, stride=2),
-        nn.GELU(),
-    )
+class Upscaling(nn.Sequential):
+    """(B, 256, h, w) -> (B, 32, 4 h, 4 w); finer features are added where SAM 2 adds them (Ravi et al. 2024)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.ConvTranspose2d(DIM, DIM // 4, 2, stride=2),
+            ChannelNorm(DIM // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(DIM // 4, FEATURES, 2, stride=2),
+            nn.GELU(),
+        )
+
+    def forward(self, x: Tensor, finer: Finer | None = None) -> Tensor:
+        """The features from which kernels make masks."""
+        first, norm, activation, second, last = self
+        x = first(x) if finer is None else first(x) + finer.eighth
+        x = second(activation(norm(x)))
+        y: Tensor = last(x if finer is None else x + finer.quarter)
+        return y
