@@ -59,6 +59,14 @@ def tiny_set(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def module_path(tmp_path_factory) -> Iterator[Path]:
+    """A folder that goes with the module's last test: pytest keeps those of `tmp_path_factory` to the end of all."""
+    path = tmp_path_factory.mktemp("module")
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
 def browser(chromium) -> Iterator:
     """The machine's browser, running."""
     from playwright.sync_api import sync_playwright

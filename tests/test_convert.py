@@ -34,9 +34,10 @@ def trio(classes):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(module_path):
     """A folder with what the authors' programs write."""
-    folder = tmp_path_factory.mktemp("official ä")
+    folder = module_path / "official ä"
+    folder.mkdir()
     for classes in (2, 4):
         torch.save(trio(classes), folder / f"SGDL{classes}.pth")
     esp = filled(recorded("espmedsam.json")["keys"])

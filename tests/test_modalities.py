@@ -18,8 +18,8 @@ from segdistill.formats import read_image
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("modalities")
+def place(module_path):
+    place = module_path
     saved(place / "student", remembering())
     made_set(place / "D", ["dark"] * 3 + ["bright"])  # one that the classifier must get wrong
     made_set(place / "B", ["bright"] * 3)

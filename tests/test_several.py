@@ -27,9 +27,9 @@ def read_rows(folder, name):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(module_path):
     """A (12 images), B with a space (9), C (three values), U (no masks), and a run on A, B and U."""
-    place = tmp_path_factory.mktemp("several")
+    place = module_path
     make_set(place / "A", count=12, size=40, seed=1)
     make_set(place / "B ü", count=9, size=48, seed=2)
     make_set(place / "C", count=9, size=48, classes=3, seed=3)

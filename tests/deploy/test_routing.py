@@ -24,8 +24,8 @@ KINDS = ("bright", "dark", "between")
 
 
 @pytest.fixture(scope="module")
-def student_folder(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("routing") / "student")
+def student_folder(module_path):
+    return saved(module_path / "student")
 
 
 @pytest.fixture(scope="module")
