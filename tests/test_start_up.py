@@ -93,14 +93,17 @@ def test_predicting_from_a_file_imports_nothing_heavy(bright_file):
     require_mask(bright_file)
 
 
-def test_a_prediction_takes_less_than_a_second_from_a_cold_start(bright_file):
-    command = [sys.executable, "-c", f"from segdistill.cli import main; main({words(bright_file)})"]
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1
+def test_a_whole_prediction_takes_less_than_importing_torch(bright_file):
+    """Side by side: a second is not the same on every machine."""
+    codes = [f"from segdistill.cli import main; main({words(bright_file)})", "import torch"]
+    assert min(took(codes[0]) for _ in range(3)) < min(took(codes[1]) for _ in range(3))
+
+
+def took(code):
+    """Seconds of a process."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    return time.perf_counter() - start
 
 
 def installed_with(extra):
