@@ -93,10 +93,10 @@ def test_predicting_from_a_file_imports_nothing_heavy(bright_file):
     require_mask(bright_file)
 
 
-def test_a_whole_prediction_takes_less_than_importing_torch(bright_file):
-    """Side by side: a second is not the same on every machine."""
-    codes = [f"from segdistill.cli import main; main({words(bright_file)})", "import torch"]
-    assert min(took(codes[0]) for _ in range(3)) < min(took(codes[1]) for _ in range(3))
+def test_a_prediction_takes_less_than_a_second_from_a_cold_start(bright_file):
+    """The best of up to ten: other work on the machine only adds to it."""
+    code = f"from segdistill.cli import main; main({words(bright_file)})"
+    assert any(took(code) < 1 for _ in range(10))
 
 
 def took(code):
