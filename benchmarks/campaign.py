@@ -11,7 +11,8 @@ The campaign file:
       - {name: kd, data: kvasir_seg, seeds: [0], options: {method: kdas}, config: {teacher: "{runs}/unet_s{seed}"}}
 
 A finished run leaves benchmarks/results/CAMPAIGN/NAME_sSEED.json (to be committed) and is skipped from then on; an
-interrupted one goes on from its checkpoint. A run that fails is reported, and the others go on.
+interrupted one goes on from its checkpoint. A run that fails is reported, and the others go on. `--only NAME_sSEED ...`
+runs these, in this order, so that two calls can share the machine's cores.
 """
 
 import argparse
@@ -38,13 +39,15 @@ from segdistill.types import UserError
 RESULTS = Path(__file__).parent / "results"
 
 
-def planned_runs(campaign: dict) -> list[tuple[str, dict, int]]:
-    """(result name, settings, seed) of every run."""
+def planned_runs(campaign: dict, only: list[str] | None = None) -> list[tuple[str, dict, int]]:
+    """(result name, settings, seed) of every run, or of those named, in their order."""
     runs = [(f"{run['name']}_s{seed}", run, seed) for run in campaign["runs"] for seed in run["seeds"]]
     names = [name for name, _, _ in runs]
     if len(set(names)) != len(names):
         raise UserError("two runs of the campaign have one name and seed; give each its own name")
-    return runs
+    if unknown := [name for name in only or () if name not in names]:
+        raise UserError(f"--only {unknown[0]}: no run of this campaign; it has {', '.join(names)}")
+    return [runs[names.index(name)] for name in only] if only else runs
 
 
 def finish(settings: dict, common: dict, seed: int, data: Path, folder: Path, threads: int) -> None:
@@ -141,11 +144,16 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folders go")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="+", metavar="NAME_sSEED", help="these runs, in this order")
     given = parser.parse_args(words)
     campaign = yaml.safe_load(given.campaign.read_text(encoding="utf-8"))
     results, failed = given.results / given.campaign.stem, []
+    try:
+        runs = planned_runs(campaign, given.only)
+    except UserError as error:
+        parser.error(str(error))
     results.mkdir(parents=True, exist_ok=True)
-    for name, settings, seed in planned_runs(campaign):
+    for name, settings, seed in runs:
         target, folder = results / f"{name}.json", given.runs / given.campaign.stem / name
         if target.exists():
             continue

@@ -91,6 +91,20 @@ def test_a_stopped_campaign_stops(campaign, tmp_path, monkeypatch, capsys):
     assert "stopped by SIGTERM" in capsys.readouterr().err
 
 
+def test_only_some_runs_in_the_given_order(campaign, tmp_path, capsys):
+    from segdistill.types import UserError
+
+    plan = {"runs": [{"name": "a", "seeds": [0, 1]}, {"name": "b", "seeds": [0]}]}
+    assert [name for name, _, _ in campaign.planned_runs(plan, ["b_s0", "a_s1"])] == ["b_s0", "a_s1"]
+    with pytest.raises(UserError, match=r"c_s0: no run of this campaign; it has a_s0, a_s1, b_s0"):
+        campaign.planned_runs(plan, ["a_s0", "c_s0"])
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        campaign.main([str(tmp_path / "two.yaml"), "--data", str(tmp_path), "--only", "c_s0"])
+    assert stopped.value.code == 2
+    assert "c_s0: no run of this campaign" in capsys.readouterr().err
+
+
 def test_two_runs_of_one_name_are_refused(campaign):
     from segdistill.types import UserError
 
