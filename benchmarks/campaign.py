@@ -18,7 +18,6 @@ runs these, in this order, so that two calls can share the machine's cores.
 import argparse
 import csv
 import json
-import platform
 import statistics
 import sys
 import traceback
@@ -29,7 +28,7 @@ import yaml
 
 from segdistill.api.evaluate import evaluate
 from segdistill.api.options import TrainOptions
-from segdistill.api.runs import method_named, read_json, versions
+from segdistill.api.runs import machine, method_named, read_json, versions
 from segdistill.api.train import resume, train
 from segdistill.deploy.artefact import load_student
 from segdistill.engine.interrupt import Interrupted
@@ -71,7 +70,7 @@ def folders_of(settings: dict, data: Path) -> list[Path]:
 def result(folder: Path, data: Path, settings: dict, seed: int) -> dict:
     """What the tables are made from; Dice of the last weights too, on the sets' own test splits."""
     summary = read_json(folder / "summary.json")
-    facts = {"machine": f"{platform.system()} {platform.machine()}", "versions": versions()}
+    facts = {"machine": machine(), "versions": versions()}
     data_hash = read_json(folder / "data" / "data.json")["hash"]
     run = {"name": settings["name"], "data": settings["data"], "seed": seed, "data hash": data_hash}
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..report.uncertainty import uncertainty
 from ..types import Remarks, UserError
 from .compare import against
 from .data import describe_sources, scored_rows, split_table
-from .runs import read_config, read_json
+from .runs import machine, read_config, read_json
 from .scored import read_run
 from .terminal import console
 
@@ -123,8 +122,7 @@ def student_facts(path: Path, predictor: Predictor, summary: dict[str, Any]) -> 
     if isinstance(predictor, TorchPredictor):
         facts["parameters"] = f"{sum(p.numel() for p in predictor.student.parameters()):,}"
     if summary.get("ms_per_image") is not None:
-        where = f"{platform.system()} {platform.machine()}"
-        facts["per image"] = f"{summary['ms_per_image']:.0f} ms (median, {where}, original size in and out)"
+        facts["per image"] = f"{summary['ms_per_image']:.0f} ms (median, {machine()}, original size in and out)"
     return facts
 
 

@@ -105,13 +105,26 @@ def versions() -> dict[str, str]:
     return found
 
 
+def machine() -> str:
+    """System and processor; with torch also its kernels' instructions, which decide a training's last digits."""
+    known = f"{platform.system()} {platform.machine()}"
+    torch = sys.modules.get("torch")  # an exported file is scored without
+    if torch is None:
+        return known
+    can = torch.cpu.get_capabilities()
+    kernels = next(
+        (name for name in ("amx_bf16", "avx512_bf16") if can.get(name)), torch.backends.cpu.get_cpu_capability()
+    )
+    return ", ".join(filter(None, (known, can.get("cpu_name"), kernels)))
+
+
 def provenance() -> dict[str, Any]:
     """Command, machine, versions and time, for run.json."""
     return {
         "command": " ".join(["segdistill", *map(_quoted, sys.argv[1:])])
         if _from_shell()
         else "segdistill (from Python)",
-        "machine": f"{platform.system()} {platform.machine()}",
+        "machine": machine(),
         "versions": versions(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
