@@ -5,6 +5,7 @@
 Beside each the difference to the first run, paired by image, with its 95 % interval (images resampled), at the training
 size. Hundreds of images tell settings apart that a hundred do not, and `test` is left alone. A method that trains on
 these images without their masks has seen them, and validation chose the weights: to find out why, not for claims.
+RUN/students/unet in place of RUN: what the run ships beside its own student.
 """
 
 import argparse
@@ -20,13 +21,12 @@ from segdistill.engine.validation import BATCH, dice_table
 from segdistill.types import UserError
 
 
-def scores(run: Path, student: str | None) -> dict[str, float]:
-    """Mean Dice over the foreground classes of each image, by name; without images in which there is nothing.
-
-    Of the run's student, or of the one beside it that is named.
-    """
+def scores(path: Path) -> dict[str, float]:
+    """Mean Dice over the foreground classes of each image, by name; without images in which there is nothing."""
+    beside = path.parent.name == "students"
+    run, student = (path.parent.parent, path) if beside else (path, path / "student")
     data = load_data(run, read_config(run)[1], None).dataset
-    network = load_student(run / "students" / student if student else run / "student").network
+    network = load_student(student).network
     numbers = np.concatenate([data.numbers("val", labelled=True), data.hidden()])
     found = []
     with torch.inference_mode():
@@ -39,10 +39,14 @@ def scores(run: Path, student: str | None) -> dict[str, float]:
     return {name: dice for name, dice in pairs if not np.isnan(dice)}
 
 
+def name_of(path: Path) -> str:
+    """With its run's, of a student beside the run's own."""
+    return f"{path.parent.parent.name}, its {path.name}" if path.parent.name == "students" else path.name
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="finished runs on one data set with one budget and seed")
-    parser.add_argument("--student", help="one of those that a run ships beside its own: unet, say")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -50,7 +54,7 @@ def main() -> None:
     print("| run | images | Dice | difference to the first, 95 % interval |\n|---|---|---|---|")
     for run in given.runs:
         try:
-            own = scores(run, given.student)
+            own = scores(run)
         except UserError as error:
             parser.error(str(error))
         first = first or own
@@ -60,7 +64,7 @@ def main() -> None:
         drawn = np.random.default_rng(0).choice(gaps, (2000, len(gaps))).mean(1)
         low, high = np.quantile(drawn, [0.025, 0.975])
         mean = f"{np.mean(list(own.values())):.3f}"
-        print(f"| {run.name} | {len(own)} | {mean} | {gaps.mean():+.3f} [{low:+.3f}, {high:+.3f}] |")
+        print(f"| {name_of(run)} | {len(own)} | {mean} | {gaps.mean():+.3f} [{low:+.3f}, {high:+.3f}] |")
 
 
 if __name__ == "__main__":

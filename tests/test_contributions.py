@@ -10,12 +10,13 @@ import torch
 from helpers import make_set
 from test_cli import FAST
 
+from segdistill.api.contributions import better_beside
 from segdistill.cli import main
 from segdistill.deploy.artefact import load_student
 from segdistill.methods import METHODS
 from segdistill.methods.supervised import Supervised
 from segdistill.models.students import build_student
-from segdistill.types import Remarks
+from segdistill.types import Remarks, Task
 
 
 class Talking(Supervised):
@@ -112,13 +113,41 @@ def test_the_report_shows_it_all(talked):
         assert phrase in plain, phrase
 
 
-def test_all_of_it_over_several_sets(tmp_path, monkeypatch):
+class Pair(torch.nn.Module):
+    """A V-Net of 3.3 M parameters; beside it a U-Net of 1.9 M and a Polyp-PVT that is larger than both."""
+
+    def __init__(self):
+        super().__init__()
+        self.student = build_student("vnet", classes=2)
+        self.students = {"unet": build_student("unet", classes=2), "pvt": build_student("polyp_pvt", classes=2)}
+
+
+def entry(stage, dice, **watched):
+    return {"stage": stage, "iteration": 1, "validation": {"dice": dice}, "watched": watched}
+
+
+def test_what_should_ship_instead_is_said():
+    """Read where validation chose the weights, so in the best entry of the last stage, from students no larger."""
+    first = entry("first", 0.9, unet=0.95)
+    chosen, later = entry("last", 0.6, unet=0.625, pvt=0.7, sam=0.8), entry("last", 0.5, unet=0.99)
+    (said,) = better_beside(Pair(), [first, chosen, later, {"stage": "last", "iteration": 9, "terms": {}}])
+    assert said.startswith("students/unet may be the better one to ship: validation Dice 0.625, 1,944,322 parameters;")
+    assert said.endswith("student/ has 0.600, 3,265,986.")
+    assert not [*better_beside(Pair(), [chosen, entry("last", 0.65, unet=0.65, pvt=0.7), later])]
+    assert not [*better_beside(Pair(), [])]
+    assert not [*better_beside(Supervised(Supervised.Config(), Task(2, (32, 32), ("",), 8, 0)), [entry("last", 0.5)])]
+
+
+def test_all_of_it_over_several_sets(tmp_path, monkeypatch, capsys):
     """Each student is scored by each set's own masks; what is watched is a mean over modalities, as the scored one."""
     monkeypatch.setitem(METHODS, "talking", Talking)
+    monkeypatch.setattr("segdistill.api.train.better_beside", lambda method, log: [f"ship the other ({len(log)})"])
     folders = [make_set(tmp_path / name, count=12, size=40, seed=i) for i, name in enumerate("AB")]
     words = ["train", *map(str, folders), "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
     fast = [word.replace("supervised", "talking") for word in FAST]
     assert main([*words, "--method", "talking", "--labelled", "4", *fast]) == 0
+    assert "ship the other (6)" in capsys.readouterr().out
+    assert "ship the other (6)" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     words = ["evaluate", str(tmp_path / "run" / "students" / "vnet"), "--out", str(tmp_path / "scores")]
     tested = []
     for folder in folders:

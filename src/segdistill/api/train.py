@@ -28,7 +28,7 @@ from ..engine.randomness import seed_everything
 from ..engine.trainer import Trained, Trainer
 from ..models.students import student_spec
 from ..types import Known, Store, Task, UserError
-from .contributions import method_remarks, other_students, save_scored
+from .contributions import better_beside, method_remarks, other_students, save_scored
 from .data import SPLITS, Loaded, load_data, prepare_data, scored_rows, split_table
 from .export import export
 from .options import TrainOptions, check_options, parse_size
@@ -160,7 +160,9 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     split, score = _scoring(run, loaded, options)
     evaluation = save_scored(run / "student", method.student, card, score)
     students = other_students(run, method, card, score)
-    remarks = method_remarks(method, read_log(run), data)
+    log = read_log(run)
+    beside, remarks = tuple(better_beside(method, log)), method_remarks(method, log, data)
+    remarks = remarks._replace(sentences=(*remarks.sentences, *beside))
     seconds = read_json(run / "run.json")["training seconds"]
     extra = {"scored split": split, "best validation Dice": trained.best, "training seconds": seconds}
     evaluation.summary["run"] = extra | {
@@ -172,6 +174,8 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
     write_scores(run, evaluation)
     training_report(run, evaluation, data.rows, loaded.sources, warnings, remarks)
     show_scores(f"{split} split, original resolution", evaluation.summary)
+    for line in beside:
+        console.print(line, markup=False)
     console.print(f"report: {run / 'report.html'}\nstudent: {run / 'student'}", markup=False)
     _export(run, options)
     return TrainResult(run, evaluation.summary)
