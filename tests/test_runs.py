@@ -16,6 +16,8 @@ def test_the_machine_names_the_instructions_of_its_kernels(monkeypatch):
     assert machine() == f"{known}, A CPU, amx_bf16"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
     assert machine() == f"{known}, {torch.backends.cpu.get_cpu_capability()}"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # an older torch
+    assert machine() == f"{known}, {torch.backends.cpu.get_cpu_capability()}"
     monkeypatch.delitem(sys.modules, "torch")
     assert machine() == known
     assert "torch" not in sys.modules

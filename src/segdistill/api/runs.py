@@ -111,7 +111,7 @@ def machine() -> str:
     torch = sys.modules.get("torch")  # an exported file is scored without
     if torch is None:
         return known
-    can = torch.cpu.get_capabilities()
+    can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch that we take
     kernels = next(
         (name for name in ("amx_bf16", "avx512_bf16") if can.get(name)), torch.backends.cpu.get_cpu_capability()
     )
