@@ -20,7 +20,7 @@ from segdistill.types import Remarks, UserError
 
 from .reports import calibrated, comparison, example, full_report, report, score, statistic, summary
 
-VOID = {"meta", "img", "br", "path", "use", "link", "input", "hr"}
+VOID = {"wbr", "meta", "img", "br", "path", "use", "link", "input", "hr"}
 NASTY = "<script>alert(1)</script>.png"
 
 

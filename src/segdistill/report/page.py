@@ -23,7 +23,13 @@ def page_template(name: str) -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=files
     )
-    environment.filters.update(figure=figure, interval=interval, count=_count, svg=lambda p: Markup(p.svg))
+    environment.filters.update(
+        figure=figure,
+        interval=interval,
+        count=_count,
+        svg=lambda p: Markup(p.svg),
+        parted=lambda name: Markup("_<wbr>").join(str(name).split("_")),
+    )
     return environment.get_template(name)
 
 
