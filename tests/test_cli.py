@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from helpers import make_set
 from PIL import Image
 
@@ -79,6 +81,20 @@ def test_config_repeats_the_run(run, tmp_path):
 def test_resuming_a_finished_run_shows_it(run, capsys):
     assert main(["train", "--resume", str(run)]) == 0
     assert "finished already" in capsys.readouterr().out
+
+
+def test_two_processes_do_not_train_one_run(run, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "report.html").unlink()
+    log = (copy / "log.jsonl").read_bytes()
+    with FileLock(copy / ".lock"):
+        assert main(["train", "--resume", str(copy)]) == 2
+    said = capsys.readouterr()
+    assert "another process is training this run" in " ".join((said.out + said.err).split())
+    assert not (copy / "report.html").exists()
+    assert main(["train", "--resume", str(copy)]) == 0
+    assert (copy / "log.jsonl").read_bytes() == log
 
 
 def test_smaller_files_are_measured_on_the_runs_own_validation_images(run, tiny_set, tmp_path, capsys, monkeypatch):

@@ -37,7 +37,8 @@ examples:
 """
 
 
-TRAINING = ("torch", "lightning_fabric", "safetensors", "transformers", "matplotlib", "jinja2")  # the extra `train`
+# The extra `train`
+TRAINING = ("torch", "lightning_fabric", "safetensors", "filelock", "transformers", "matplotlib", "jinja2")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

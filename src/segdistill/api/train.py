@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from ..data.audit import LEAKS
 from ..data.batches import Dataset, TrainingBatches
@@ -143,6 +144,14 @@ def _carry_on(run: Path, processes: Processes) -> TrainResult:
         return TrainResult(run, read_json(run / "summary.json"))
     processes.launch(run)
     console.quiet = processes.rank > 0
+    with _alone(run, processes):
+        return _to_the_end(run, folders, options, config, processes)
+
+
+def _to_the_end(
+    run: Path, folders: Sequence[Path], options: TrainOptions, config: Any, processes: Processes
+) -> TrainResult:
+    """Train from where the run stands, score, and write the report."""
     keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -185,6 +194,24 @@ def _export(run: Path, options: TrainOptions) -> None:
     """The ONNX file, if it was asked for and an interrupted run did not get to it."""
     if options.onnx and not (run / "student.onnx").exists():
         export(run, run / "student.onnx")
+
+
+@contextmanager
+def _alone(run: Path, processes: Processes) -> Iterator[None]:
+    """Inside, no other training writes into this run; UserError where one does. A killed one leaves no lock."""
+    lock = FileLock(run / ".lock")
+
+    def take() -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{run}: another process is training this run; wait until it ends, or stop it") from None
+
+    processes.first(take)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
