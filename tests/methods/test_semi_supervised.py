@@ -106,6 +106,19 @@ def test_mean_teacher_moves_the_student_only():
     assert all(p.grad is None for p in method.teacher.parameters())
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_mean_teacher_normalises_labelled_images_by_themselves(apart):
+    """Their logits, and what batch norms remember, are those without others in the batch, whatever the order."""
+    seen, whole = [], batch()
+    for rows in ([0, 1], [2, 0, 3, 1]):
+        seed_everything(1)
+        method = METHODS["mean_teacher"](METHODS["mean_teacher"].Config(apart=apart), TASK).train()
+        picked = whole._replace(image=whole.image[rows], modality=whole.modality[rows], labelled=whole.labelled[rows])
+        z = method.logits(picked)[picked.labelled]
+        seen.append((z, method.student.encoder[0][1].running_mean.clone()))
+    assert all(torch.allclose(a, b, atol=1e-6) == apart for a, b in zip(*seen, strict=True))
+
+
 def test_unimatch_terms_come_from_confident_unlabelled_pixels_only():
     sure = METHODS["unimatch"].Config(threshold=0.0)
     none = METHODS["unimatch"].Config(threshold=1.1)

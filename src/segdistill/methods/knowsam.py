@@ -32,7 +32,7 @@ from ..losses.distillation import released_pair_kl
 from ..losses.schedules import warm_up_linear
 from ..losses.segmentation import annotated_logits, dice_cross_entropy, label_map
 from ..models.aggregation import Mean, Trio
-from ..models.statistics import untracked_statistics
+from ..models.statistics import normalised_apart, untracked_statistics
 from ..models.students import StudentSpec, build_student
 from ..transforms.presets import released_weak_strong, weak_strong
 from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
@@ -233,15 +233,11 @@ class KnowSAM(nn.Module):
 
     def branches(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The trio's logits; strongly augmented images must not normalise the labelled ones: they pass apart."""
-        known = sum(batch.known)
-        if not self.config.apart or known in (0, len(batch.known)):
+        if not self.config.apart:
             return self.trio.branches(batch.image)
-        order = (~batch.labelled).long().argsort(stable=True)
-        labelled, others = batch.image[order].split([known, len(order) - known])
-        parts = [self.trio.branches(labelled)]
-        with untracked_statistics(self.trio):
-            parts.append(self.trio.branches(others))
-        z_a, z_b, z_f = (torch.cat(pair)[order.argsort()] for pair in zip(*parts, strict=True))
+        z_a, z_b, z_f = normalised_apart(
+            self.trio, lambda rows: self.trio.branches(batch.image[rows]), batch.labelled, sum(batch.known)
+        )
         return z_a, z_b, z_f
 
     def after_update(self, progress: float) -> None:

@@ -2,7 +2,8 @@
 
 The teacher sees a second photometric view of each image; where the two disagree, labelled or not, the student is drawn
 to the teacher. Segmentation settings after SSL4MIS (mean squared error, weight .1). Left out: input noise, which the
-view replaces. Ours: the first tenth of the run is labelled only, and the average forgets its start.
+view replaces. Ours: the first tenth of the run is labelled only, the average forgets its start, and the other images do
+not normalise the labelled ones.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..losses.consistency import mean_squared_probability, ramp_up
 from ..losses.schedules import warm_up_cosine
 from ..losses.segmentation import dice_cross_entropy
 from ..models.ema import MovingAverage
+from ..models.statistics import normalised_apart
 from ..models.students import build_student
 from ..transforms.presets import weak, with_view
 from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
@@ -42,6 +44,7 @@ class MeanTeacherConfig:
         consistency: Weight of the consistency term; 0 is plain supervised learning.
         consistency_from: Progress at which the consistency starts.
         consistency_full: Progress at which it has its whole weight.
+        apart: Labelled and other images pass the student apart, each normalised by its own batch.
         sam: SAM whose knowledge is distilled as well (see knowsam's teacher), or none.
     """
 
@@ -57,6 +60,7 @@ class MeanTeacherConfig:
     consistency: float = 0.1  # SSL4MIS
     consistency_from: float = 0.1  # published: 0
     consistency_full: float = 0.4
+    apart: bool = True  # published: false
     sam: str = "none"
 
 
@@ -98,7 +102,7 @@ class MeanTeacher(nn.Module):
         """L = S(z, y) on labelled rows + w(t) |p - p'|^2 on all; z the student's logits, z' the teacher's."""
         c = self.config
         weight = c.consistency * ramp_up(progress, c.consistency_from, c.consistency_full)
-        z = self.student(batch.image, batch.modality)
+        z = self.logits(batch)
         terms = {"sup": dice_cross_entropy(z, batch.mask, batch.labelled, batch.classes)}
         loss = terms["sup"]
         if weight:
@@ -109,6 +113,16 @@ class MeanTeacher(nn.Module):
             distilled, taught = self.sam.terms(batch, z, progress)
             loss, terms = loss + distilled, terms | taught
         return StepOutput(loss, terms)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The student's of all rows."""
+        if not self.config.apart:
+            return cast(Tensor, self.student(batch.image, batch.modality))
+
+        def forward(rows: Tensor | slice) -> tuple[Tensor]:
+            return (self.student(batch.image[rows], batch.modality[rows]),)
+
+        return normalised_apart(self.student, forward, batch.labelled, sum(batch.known))[0]
 
     def remarks(self, log: Sequence[Mapping[str, Any]], batch: Batch) -> Remarks:
         """Whether SAM had anything to teach."""

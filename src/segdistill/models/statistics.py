@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -22,6 +22,33 @@ def untracked_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+def normalised_apart(
+    network: nn.Module, forward: Callable[[Tensor | slice], tuple[Tensor, ...]], labelled: Tensor, known: int
+) -> tuple[Tensor, ...]:
+    """Labelled and other rows, each normalised by its own kind; only the labelled ones are remembered.
+
+    In one batch the others shift what the labelled ones are normalised by, and the network learns less of its masks
+    (docs/results.md).
+
+    Args:
+        network: Whose batch norms these are.
+        forward: Numbers of rows, or a slice of all -> their outputs, each (rows, ...).
+        labelled: (B,) bool.
+        known: Number of labelled rows, as the host knows it.
+
+    Returns:
+        The outputs in the order of the batch.
+    """
+    order = (~labelled).long().argsort(stable=True)
+    if known in (0, len(order)):
+        return forward(slice(None))
+    first = forward(order[:known])
+    with untracked_statistics(network):
+        parts = zip(first, forward(order[known:]), strict=True)
+    back = order.argsort()
+    return tuple(torch.cat(pair)[back] for pair in parts)
 
 
 def training_norms(module: nn.Module) -> list[_BatchNorm]:
