@@ -311,7 +311,8 @@ class ESPMedSAM(nn.Module):
                     "modality, and finds it nowhere; tell it with --modality."
                 )
         if self.teacher:
-            yield f"SAM's weights: {origin.file}, sha256 {origin.sha256}." if origin else "SAM began without weights."
+            alone = "SAM began without weights. Labels alone were better than such a teacher where both were measured."
+            yield f"SAM's weights: {origin.file}, sha256 {origin.sha256}." if origin else alone
         entries = [entry for entry in log if entry.get("stage") in ("head", "extend") and entry.get("watched")]
         if entries:
             last = entries[-1]
