@@ -78,6 +78,18 @@ def test_config_repeats_the_run(run, tmp_path):
     assert (tmp_path / "again" / "scores.csv").read_bytes() == (run / "scores.csv").read_bytes()
 
 
+def test_another_seed_trains_on_the_same_masks(run, tmp_path, capsys):
+    words = ["train", "--config", str(run / "config.yaml"), "--seed", "1", "--split_seed", "0"]
+    assert main([*words, "--out", str(tmp_path / "again")]) == 0
+    splits = [(folder / "data" / "splits.csv").read_bytes() for folder in (run, tmp_path / "again")]
+    assert splits[0] == splits[1]
+    assert (tmp_path / "again" / "log.jsonl").read_bytes() != (run / "log.jsonl").read_bytes()
+    for seed, drawn_by in ((1, 0), (0, 1)):
+        words = ["train", "--config", str(run / "config.yaml"), "--seed", str(seed), "--split_seed", str(drawn_by)]
+        assert main([*words, "--baseline", str(run), "--out", str(tmp_path / "refused")]) == 2
+        assert "train with --seed 0 --split_seed 0" in " ".join(capsys.readouterr().err.split())
+
+
 def test_resuming_a_finished_run_shows_it(run, capsys):
     assert main(["train", "--resume", str(run)]) == 0
     assert "finished already" in capsys.readouterr().out

@@ -96,7 +96,7 @@ def test_a_baseline_of_other_images_is_told_of_not_fatal(place, capsys):
         (["evaluate", "all", "my disks", "--baseline", "my disks", "--out", "x"], "no scores.csv"),
         (["evaluate", "my disks/masks", "my disks", "--baseline", "half", "--out", "x"], "use segdistill compare"),
         (["train", "my disks", "--out", "x", "--baseline", "my disks"], "no scores.csv"),
-        (["train", "my disks", "--out", "x", "--baseline", "half", "--seed", "3"], "its seed is 0"),
+        (["train", "my disks", "--out", "x", "--baseline", "half", "--seed", "3"], "of seed 0"),
     ],
 )
 def test_a_baseline_that_cannot_be_is_one_line_before_anything_is_done(place, monkeypatch, capsys, words, said):

@@ -158,8 +158,8 @@ def _drawn(one: Manifest, budget: str | None, options: TrainOptions, several: bo
     if several and not any(row.mask and row.split in ("", "train") for row in one.rows):  # nothing to draw from
         return tuple(replace(row, split=row.split or "train") for row in one.rows)
     try:
-        rows = assign_splits(one, val=options.val, test=options.test, seed=options.seed)
-        return apply_budget(rows, budget, options.seed)
+        rows = assign_splits(one, val=options.val, test=options.test, seed=options.drawn_by)
+        return apply_budget(rows, budget, options.drawn_by)
     except UserError as error:
         raise UserError(f"{one.name}: {error}" if several else str(error)) from None
 

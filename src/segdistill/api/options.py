@@ -31,6 +31,8 @@ class TrainOptions(Settings):
             n^(1 - balance) times as often. None: 0 for one data set, 0.5 for several.
         labelled: Label budget of the training split: "10%", "60" images or "7patients". None: all masks.
             Of several data sets, each one's.
+        split_seed: Seed that draws the splits and the label budget. None: `seed`. With one, runs of several seeds train
+            on the same masks, so that what differs between them is what training again changes.
         val: Share (or number of images) for validation where the data have no split.
         test: Share (or number of images) for testing where the data have no split.
         tolerance: Distance up to which a boundary counts as met (NSD); in mm where the spacing is known, else pixels.
@@ -52,6 +54,7 @@ class TrainOptions(Settings):
     modality: str | None = None
     balance: float | None = None
     labelled: int | str | None = None
+    split_seed: int | None = None
     val: float = 0.15
     test: float = 0.15
     tolerance: float = 2.0
@@ -62,6 +65,11 @@ class TrainOptions(Settings):
     baseline: Path | None = None
     threads: int | None = None
     cache: Path | None = None
+
+    @property
+    def drawn_by(self) -> int:
+        """The seed of the splits and the label budget."""
+        return self.seed if self.split_seed is None else self.split_seed
 
 
 def parse_size(text: int | str) -> tuple[int, int]:
@@ -105,5 +113,7 @@ def check_options(options: TrainOptions) -> None:
         raise UserError(
             f"--balance {options.balance}: needs a number from 0 (as many images as there are) to 1 (alike)"
         )
+    if options.split_seed is not None and options.split_seed < 0:
+        raise UserError(f"--split_seed {options.split_seed}: needs a whole number from 0")
     if options.seed < 0 or options.tolerance <= 0:
         raise UserError(f"--seed {options.seed} --tolerance {options.tolerance}: seed from 0, tolerance above 0")

@@ -55,6 +55,12 @@ class Run:
     scored: str  # split; "" where unknown
 
     @property
+    def drawn_by(self) -> int | None:
+        """The seed of its splits."""
+        drawn = self.settings.get("split_seed", "None")
+        return self.seed if drawn == "None" else int(drawn)
+
+    @property
     def group(self) -> tuple[object, ...]:
         """Equal for runs that differ only in their seed; a folder without a configuration stands alone."""
         if self.seed is None:

@@ -114,10 +114,11 @@ def _with_baseline(options: TrainOptions) -> TrainOptions:
     if options.baseline is None:
         return options
     baseline = read_run(options.baseline)
-    if baseline.seed not in (None, options.seed):
+    if baseline.seed is not None and (baseline.seed, baseline.drawn_by) != (options.seed, options.drawn_by):
         raise UserError(
-            f"--baseline {options.baseline}: its seed is {baseline.seed}, which drew other splits; train with --seed "
-            f"{baseline.seed}, or give a baseline of seed {options.seed}"
+            f"--baseline {options.baseline}: of seed {baseline.seed}, its splits of seed {baseline.drawn_by}; this run "
+            f"has {options.seed} and {options.drawn_by}, and runs are compared seed by seed on the same splits: "
+            f"train with --seed {baseline.seed} --split_seed {baseline.drawn_by}, or give another baseline"
         )
     return replace(options, baseline=options.baseline.resolve())
 
