@@ -24,6 +24,7 @@ BUDGETS = (15, 60, 150, 600)
 NAMES = {"supervised": "supervised U-Net", "trio": "supervised trio", "knowsam": "KnowSAM without SAM"}
 PERCENT = (1, 2, 5, 10, 20, 50)
 AT_60 = {"supervised": "supervised", "trio": "trio", "knowsam": "knowsam_without_sam"}  # of few_labels
+LONGEST = {"supervised": "supervised_6000", "trio": "trio_6000_plain", "knowsam": "knowsam_without_sam_6000_plain"}
 
 
 def main() -> None:
@@ -94,7 +95,7 @@ def mean_dice(runs: list[dict[str, Any]]) -> float:
 def worst_cases(axes: plt.Axes) -> None:
     """Of each method, trained longest, the mean of an image's Dice over seeds."""
     for key, label in NAMES.items():
-        dice, areas = image_means(seeds("few_labels", f"{AT_60[key]}_6000"))
+        dice, areas = image_means(seeds("few_labels", LONGEST[key]))
         axes.scatter([100 * areas[name] for name in dice], dice.values(), s=12, alpha=0.5, label=label)
     axes.set_xscale("log")
     axes.set_xticks(PERCENT, [str(tick) for tick in PERCENT])

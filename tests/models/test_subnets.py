@@ -38,6 +38,23 @@ def test_parameters(name, count):
     assert sum(p.numel() for p in build_student(name, classes=2).parameters()) == count
 
 
+def test_batch_norm_is_all_that_a_normalised_vnet_adds():
+    """At the start it changes nothing but in the batch's statistics; each convolution but the head has one."""
+    torch.manual_seed(0)
+    plain = build_student("vnet", classes=2).eval()
+    torch.manual_seed(0)
+    normalised = build_student("vnet", classes=2, normalised=True).eval()
+    image = torch.rand(2, 3, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(normalised(image), plain(image), rtol=1e-3, atol=1e-3)
+        normalised.train()
+        normalised(10 * image)
+    norms = [m for m in normalised.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    convolved = [m for m in normalised.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
+    assert [n.num_features for n in norms] == [m.out_channels for m in convolved[:-1]]
+    assert all(n.running_mean.abs().max() > 0 for n in norms)
+
+
 @pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize("size", [(16, 16), (33, 47), (100, 64)])
 def test_any_size_keeps_its_size(name, size):

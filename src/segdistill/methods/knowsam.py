@@ -79,6 +79,7 @@ class KnowSAMConfig:
         prompts: What SAM is told beside the image: none, mask, tokens, tokens+dense.
         gate: Whether SAM teaches only where and while it knows enough, and a subnet the other only while it does.
         aggregation: Corrects the mean of the subnets, replaces it, or is left out (mean; an ablation).
+        normalised: Whether the V-Net has batch norm.
         window: SAM's windows, or the whole grid as one (another function, faster).
         as_released: Compute what the public code does, faults included.
     """
@@ -113,6 +114,7 @@ class KnowSAMConfig:
     prompts: Literal["none", "mask", "tokens", "tokens+dense"] = "tokens+dense"  # released: tokens
     gate: bool = True  # published: false
     aggregation: Literal["corrects", "replaces", "mean"] = "corrects"  # published: replaces
+    normalised: bool = True  # published: false
     window: Literal["sam", "whole"] = "sam"
     as_released: bool = False
 
@@ -146,7 +148,7 @@ class KnowSAM(nn.Module):
     def __init__(self, config: KnowSAMConfig, task: Task) -> None:
         super().__init__()
         self.config = c = config
-        self.trio, self.choices = build_trio(c.aggregation, task.classes)
+        self.trio, self.choices = build_trio(c.aggregation, task.classes, c.normalised)
         agrees = AGREEMENT[c.agreement]
         self.rules = RELEASED if c.as_released else Rules(agrees, agrees, entropy)
         self.standing = Standing(2)
@@ -323,15 +325,17 @@ class KnowSAM(nn.Module):
         return Remarks(words, tuple(pictures) if self.config.mix_cells else ())
 
 
-def build_trio(aggregation: str, classes: int) -> tuple[Trio, dict[str, nn.Module]]:
+def build_trio(aggregation: str, classes: int, normalised: bool) -> tuple[Trio, dict[str, nn.Module]]:
     """The trio, and the students that can be made of it: one set of weights under four names."""
+    given = {"classes": classes, "normalised": normalised}
     if aggregation == "mean":
-        trio = cast(Trio, build_student("knowsam_mean", classes=classes))
+        trio = cast(Trio, build_student("knowsam_mean", **given))
     else:
-        trio = cast(Trio, build_student("knowsam_trio", classes=classes, corrects=aggregation == "corrects"))
-    trio.unet.spec, trio.vnet.spec = (StudentSpec(name, {"classes": classes}) for name in ("unet", "vnet"))  # type: ignore[assignment]
+        trio = cast(Trio, build_student("knowsam_trio", **given, corrects=aggregation == "corrects"))
     mean = Trio(trio.unet, trio.vnet, Mean())
-    mean.spec = StudentSpec("knowsam_mean", {"classes": classes})  # type: ignore[assignment]
+    specs = {"unet": StudentSpec("unet", {"classes": classes}), "vnet": StudentSpec("vnet", given)}
+    trio.unet.spec, trio.vnet.spec = specs["unet"], specs["vnet"]  # type: ignore[assignment]
+    mean.spec = StudentSpec("knowsam_mean", given)  # type: ignore[assignment]
     return trio, {"fused": trio, "mean": mean, "unet": trio.unet, "vnet": trio.vnet}
 
 

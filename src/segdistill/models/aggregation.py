@@ -136,11 +136,15 @@ class Trio(nn.Module):
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
 
 
-def knowsam_trio(classes: int, corrects: bool = True) -> Trio:
-    """U-Net, V-Net and aggregation; `corrects=False`: it replaces the mean of the two, as published and released."""
-    return Trio(UNet(classes), VNet(classes), CorrectedMean(classes) if corrects else HybridAggregation(classes))
+def knowsam_trio(classes: int, corrects: bool = True, normalised: bool = False) -> Trio:
+    """U-Net, V-Net (`normalised`: with batch norm) and aggregation.
+
+    `corrects=False`: it replaces the mean of the two, as published and released.
+    """
+    aggregation = CorrectedMean(classes) if corrects else HybridAggregation(classes)
+    return Trio(UNet(classes), VNet(classes, normalised), aggregation)
 
 
-def knowsam_mean(classes: int) -> Trio:
+def knowsam_mean(classes: int, normalised: bool = False) -> Trio:
     """U-Net and V-Net, and the mean of their logits."""
-    return Trio(UNet(classes), VNet(classes), Mean())
+    return Trio(UNet(classes), VNet(classes, normalised), Mean())

@@ -1,7 +1,8 @@
-"""The 2-D V-Net of KnowSAM: 16 to 256 filters, additive skips, no normalisation, 3.27 M parameters at two classes.
+"""The 2-D V-Net of KnowSAM: 16 to 256 filters, additive skips, 3.27 M parameters at two classes.
 
 Milletari et al. 2016, in the two-dimensional version of KnowSAM's released code (its `VNet`, whose skips leave before a
 stage's convolutions); official keys load by `from_official`. Takes RGB in [0, 1] as it is, as in the released code.
+Released without normalisation; `normalised` adds batch norm to each convolution but the head.
 """
 
 from __future__ import annotations
@@ -17,26 +18,39 @@ CONVOLUTIONS = (1, 2, 3, 3, 3)  # per encoder stage; the decoder mirrors them wi
 OFFICIAL = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def convolutions(inputs: int, outputs: int, count: int) -> nn.Sequential:
+def activated(convolution: nn.Conv2d | nn.ConvTranspose2d, normalised: bool) -> list[nn.Module]:
+    """The convolution, batch norm if asked for, ReLU."""
+    norm = [nn.BatchNorm2d(convolution.out_channels)] if normalised else []
+    return [convolution, *norm, nn.ReLU()]
+
+
+def convolutions(inputs: int, outputs: int, count: int, normalised: bool = False) -> nn.Sequential:
     """`count` 3x3 convolutions, each with ReLU."""
     layers: list[nn.Module] = []
     for i in range(count):
-        layers += [nn.Conv2d(inputs if i == 0 else outputs, outputs, 3, padding=1), nn.ReLU()]
+        layers += activated(nn.Conv2d(inputs if i == 0 else outputs, outputs, 3, padding=1), normalised)
     return nn.Sequential(*layers)
 
 
 class VNet(nn.Module):
     """(B, 3, H, W) in [0, 1] -> logits (B, classes, H, W); any size, padded inside to a multiple of 16."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, normalised: bool = False) -> None:
         super().__init__()
         pairs = list(pairwise(WIDTHS))
         stages = list(zip((3, *WIDTHS[1:]), WIDTHS, CONVOLUTIONS, strict=True))
-        self.encoder = nn.ModuleList(convolutions(*stage) for stage in stages)
-        self.down = nn.ModuleList(nn.Sequential(nn.Conv2d(a, b, 2, stride=2), nn.ReLU()) for a, b in pairs)
-        self.up = nn.ModuleList(nn.Sequential(nn.ConvTranspose2d(b, a, 2, stride=2), nn.ReLU()) for a, b in pairs[::-1])
+
+        def down(a: int, b: int) -> nn.Sequential:
+            return nn.Sequential(*activated(nn.Conv2d(a, b, 2, stride=2), normalised))
+
+        def up(a: int, b: int) -> nn.Sequential:
+            return nn.Sequential(*activated(nn.ConvTranspose2d(b, a, 2, stride=2), normalised))
+
+        self.encoder = nn.ModuleList(convolutions(*stage, normalised) for stage in stages)
+        self.down = nn.ModuleList(down(a, b) for a, b in pairs)
+        self.up = nn.ModuleList(up(a, b) for a, b in pairs[::-1])
         self.decoder = nn.ModuleList(
-            convolutions(w, w, n) for w, n in zip(WIDTHS[-2::-1], CONVOLUTIONS[-2::-1], strict=True)
+            convolutions(w, w, n, normalised) for w, n in zip(WIDTHS[-2::-1], CONVOLUTIONS[-2::-1], strict=True)
         )
         self.head = nn.Conv2d(WIDTHS[0], classes, 1)
         for module in self.modules():
