@@ -21,7 +21,7 @@ OFFICIAL = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nin
 def activated(convolution: nn.Conv2d | nn.ConvTranspose2d, normalised: bool) -> list[nn.Module]:
     """The convolution, batch norm if asked for, ReLU."""
     norm = [nn.BatchNorm2d(convolution.out_channels)] if normalised else []
-    return [convolution, *norm, nn.ReLU()]
+    return [convolution, *norm, nn.ReLU(inplace=True)]
 
 
 def convolutions(inputs: int, outputs: int, count: int, normalised: bool = False) -> nn.Sequential:
