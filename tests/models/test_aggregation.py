@@ -96,3 +96,14 @@ def test_the_fusion_reaches_both_subnets(corrects):
         assert parameter.grad is not None, name
         if name.endswith("head.weight"):
             assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_seed_gives_the_unet_of_the_trio_the_weights_of_a_unet_alone(normalised):
+    """So that runs of one seed start alike, and earlier results can be trained again."""
+    torch.manual_seed(0)
+    alone = build_student("unet", classes=2).state_dict()
+    for name in ("knowsam_trio", "knowsam_mean"):
+        torch.manual_seed(0)
+        trio = build_student(name, classes=2, normalised=normalised)
+        assert all(torch.equal(value, alone[key]) for key, value in trio.unet.state_dict().items())

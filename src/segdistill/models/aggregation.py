@@ -141,8 +141,8 @@ def knowsam_trio(classes: int, corrects: bool = True, normalised: bool = False) 
 
     `corrects=False`: it replaces the mean of the two, as published and released.
     """
-    aggregation = CorrectedMean(classes) if corrects else HybridAggregation(classes)
-    return Trio(UNet(classes), VNet(classes, normalised), aggregation)
+    unet, vnet = UNet(classes), VNet(classes, normalised)  # in this order: a seed's initial weights hang on it
+    return Trio(unet, vnet, CorrectedMean(classes) if corrects else HybridAggregation(classes))
 
 
 def knowsam_mean(classes: int, normalised: bool = False) -> Trio:
