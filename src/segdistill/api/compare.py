@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..metrics.paired import paired_differences
-from ..report.compare import COLUMNS, SCORES, WORDS, Comparison, Group, Line, write_comparison
+from ..report.compare import COLUMNS, SCORES, Comparison, Group, Line, write_comparison
 from ..types import UserError
 from .scored import Cell, Key, Run, by_stem, read_run
 from .terminal import console
@@ -245,7 +245,7 @@ def _show(comparison: Comparison) -> None:
         table.add_column(escape(name), no_wrap=name.startswith("difference"), overflow="fold")
     for line in comparison.lines:
         label, score, images, *middle, _ = comparison.cells(line)  # short, for 80 columns
-        table.add_row(*map(escape, (label, score, images.partition(" (")[0], *middle, WORDS[line.verdict])))
+        table.add_row(*map(escape, (label, score, images.partition(" (")[0], *middle, line.verdict)))
     console.print(table)
     for note in comparison.notes:
         console.print(f"- {note}", markup=False)
