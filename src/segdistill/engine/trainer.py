@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import signal
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch.optim import Optimizer
 
 from ..data.batches import TrainingBatches
 from ..models.statistics import precise_statistics, training_norms
-from ..types import Batch, Method, Stage, StepOutput, UserError
+from ..types import Batch, Method, Stage, StepOutput
 from . import checkpoint
 from .checkpoint import Progress
 from .interrupt import Interrupted, StopSignals
@@ -28,9 +27,9 @@ from .precision import choose
 from .processes import Lost, Processes, remembered, running_statistics
 from .randomness import seed_everything
 from .settings import Settings
+from .terms import Terms
 from .validation import Validation, validate
 
-FLUSH = 10  # updates between two reads of the terms from the device
 MEASURED = 64  # training images that batch norm's statistics are measured on
 
 
@@ -87,14 +86,11 @@ class Trainer:
         self.stages = planned(cast(Method, method).stages(), settings, rows, self.processes.world)
         self.progress = Progress()
         self.module: Any = None
-        self.waiting: list[tuple[int, float, StepOutput]] = []
+        self.terms = Terms(log, self.processes, self._kept)
         # What the last whole update left of the buffers that a forward writes; None inside of an update
         self.statistics: list[Tensor] = []
         self.remembered: list[Tensor] = []
         self.settled: list[Tensor] | None = []
-        # Several processes on the CPU log at once: what waits when one of them dies lacks its share
-        self.flush = FLUSH if self.processes.world == 1 or self.device.type == "cuda" else 1
-        self._clock = (time.perf_counter(), 0)
 
     def start(self) -> str:
         """Prepare the first stage, or the one a checkpoint stands in; returns the precision, settled once per run."""
@@ -158,7 +154,7 @@ class Trainer:
         if self.settings.compile:
             module = cast(nn.Module, torch.compile(module))
         self.module, *self.optimizers = self.fabric.setup(module, *stage.optimizers)
-        self._clock = (time.perf_counter(), self.progress.iteration)
+        self.terms.start(self.progress.iteration)
 
     def _run_stage(self, stage: Stage) -> None:
         """Update until the end, validating and saving on the way."""
@@ -195,9 +191,9 @@ class Trainer:
             stage.after_update(progress)
         state.iteration += 1
         self.settled = self._written()
-        self.waiting.append((state.iteration, stage.optimizers[0].param_groups[0]["lr"], _mean(outputs)))
-        if len(self.waiting) >= self.flush or state.iteration == stage.iterations:
-            self._flush(stage)
+        due = self.terms.add(state.iteration, stage.optimizers[0].param_groups[0]["lr"], outputs)
+        if due or state.iteration == stage.iterations:
+            self.terms.read(stage.name)
 
     def _draw(self, number: int, stage: Stage, iteration: int, micro: int) -> Batch:
         at_once = self.processes.world
@@ -218,35 +214,9 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    def _flush(self, stage: Stage, *, alone: bool = False) -> None:
-        """Read the waiting terms from the device, check and log them: the mean of all processes, or this one's."""
-        since, counted = self._clock
-        rate = max(0, self.progress.iteration - counted) / max(1e-9, time.perf_counter() - since)
-        mine = [{"loss": float(o.loss), **{k: float(v) for k, v in o.terms.items()}} for _, _, o in self.waiting]
-        shares = [mine] if alone else self.processes.gather(mine)
-        for (iteration, rate_of_learning, _), *values in zip(self.waiting, *shares, strict=True):
-            terms = _mean_terms(values)
-            loss = terms.pop("loss")
-            if not math.isfinite(loss):
-                self._refuse(stage, iteration, terms)
-            entry = {"stage": stage.name, "iteration": iteration, "loss": loss, "lr": rate_of_learning, "terms": terms}
-            self.log.training(entry, rate)
-        self.waiting.clear()
-
-    def _refuse(self, stage: Stage, iteration: int, terms: dict[str, float]) -> None:
-        bad = ", ".join(f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)) or "the sum"
-        files = checkpoint.checkpoints(self.checkpoints)
-        kept = f"the checkpoint {files[-1].name} is intact" if files else "nothing had been saved yet"
-        raise self.processes.ending(
-            UserError(
-                f"{stage.name}, iteration {iteration}: the loss is not finite ({bad}); {kept}. "
-                "Lower the learning rate, or use --precision 32"
-            )
-        )
-
     def _validate(self, stage: Stage) -> None:
         state = self.progress
-        self._flush(stage)
+        self.terms.read(stage.name)
         data = self.batches.dataset
         found = Validation({}, {}, {})
         if stage.scored:
@@ -292,8 +262,13 @@ class Trainer:
         """Copies of the buffers that a forward writes."""
         return [buffer.clone() for buffer in (*self.statistics, *self.remembered)]
 
+    def _kept(self) -> str:
+        """In words, what there is to go back to."""
+        files = checkpoint.checkpoints(self.checkpoints)
+        return f"the checkpoint {files[-1].name} is intact" if files else "nothing had been saved yet"
+
     def _save(self, stage: Stage) -> None:
-        self._flush(stage)
+        self.terms.read(stage.name)
         self.processes.first(lambda: self._write(stage))
 
     def _write(self, stage: Stage) -> None:
@@ -320,28 +295,11 @@ class Trainer:
         if self.processes.rank == 0 and self.device.type == "cpu" and self.settled is not None:
             for buffer, value in zip([*self.statistics, *self.remembered], self.settled, strict=True):
                 buffer.copy_(value)
-            self._flush(stage, alone=True)
+            self.terms.read(stage.name, alone=True)
             self._write(stage)
         if self.processes.local > 0:
             raise SystemExit(1)
         raise Lost(f"{reason}; continue with: segdistill train --resume {self.folder}") from None
-
-
-def _mean(outputs: list[StepOutput]) -> StepOutput:
-    """Mean over the sub-steps of an iteration."""
-
-    def mean(values: list[Tensor]) -> Tensor:
-        return torch.stack(values).mean() if len(values) > 1 else values[0]
-
-    terms = {name: mean([o.terms[name] for o in outputs]) for name in outputs[0].terms}
-    return StepOutput(mean([o.loss for o in outputs]), terms)
-
-
-def _mean_terms(values: list[dict[str, float]]) -> dict[str, float]:
-    """Mean over the processes that have the term."""
-    names = dict.fromkeys(name for terms in values for name in terms)
-    shares = {name: [terms[name] for terms in values if name in terms] for name in names}
-    return {name: sum(share) / len(share) for name, share in shares.items()}
 
 
 def _clip(optimizer: Optimizer, norm: float | None, value: float | None) -> None:
