@@ -116,7 +116,7 @@ def test_smaller_files_are_measured_on_the_runs_own_validation_images(run, tiny_
     val = sum(row["split"] == "val" for row in csv.DictReader((run / "data" / "splits.csv").open(encoding="utf-8")))
     for words, measured in (
         (["half.onnx", "--precision", "bf16"], f"{val} labelled images"),
-        (["half.onnx", "--precision", "bf16", "--data", str(tiny_set)], "18 labelled images"),
+        (["half.onnx", "--precision", "bf16", "--data", str(tiny_set)], f"{val} labelled images"),
         (["half.onnx", "--precision", "bf16", "--images", str(tiny_set / "images")], "24 images, Dice against torch's"),
         (["whole.onnx"], "5 synthetic images"),
         (["small.onnx", "--precision", "int8"], f"{val} labelled images"),
@@ -145,7 +145,7 @@ def test_predict_evaluate_export(run, tiny_set, tmp_path, capsys):
             tie = np.abs(stored["probabilities"][1].astype(np.float32) - 0.5) < 3e-4  # float16
         assert (ours == theirs)[~tie].all()
         assert tie.mean() < 0.1  # so that this says something; four updates leave much near .5
-    assert main(["evaluate", str(run), str(tiny_set), "-o", "scores"]) == 0
+    assert main(["evaluate", str(run), str(tiny_set), "--split", "all", "-o", "scores"]) == 0
     assert main(["evaluate", "out", str(tiny_set), "-o", "masks"]) == 0
     assert main(["evaluate", "out", str(tiny_set / "masks")]) == 0
     ours, theirs = (
@@ -335,7 +335,7 @@ def bad_inputs(tmp_path, data, run):
         "export to png": (["export", str(run), "-o", "s.png"], ".onnx"),
         "int8 of nothing": (["export", str(run / "student"), "-o", "s.onnx", "--precision", "int8"], "--data"),
         "xml without its format": (["export", str(run), "-o", "s.xml"], "--format"),
-        "no such split": (["evaluate", str(run), str(data), "--split", "val"], "split"),
+        "no such split": (["evaluate", str(run / "student"), str(data), "--split", "val"], "split"),
         "masks do not match": (["evaluate", "empty", str(data)], "no mask"),
         "unknown preset": (["check", str(data), "--show-augment", "wild"], "weak"),
         "no SAM": ([*train, "--method", "knowsam", "--knowsam.teacher", "sam_vit_b_01ec64.pth"], "fetch https"),

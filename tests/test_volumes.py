@@ -85,7 +85,9 @@ def test_evaluate_scores_volumes_of_any_tool(work, capsys):
     assert main(words) == 0
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert (summary["kind"], summary["unit"], summary["images"]) == ("volume", "mm", 8)
-    assert main(["evaluate", str(work / "run"), str(work / "Köpfe 1"), "-o", str(work / "again")]) == 0
+    assert (
+        main(["evaluate", str(work / "run"), str(work / "Köpfe 1"), "--split", "all", "-o", str(work / "again")]) == 0
+    )
     again = json.loads((work / "again" / "summary.json").read_text(encoding="utf-8"))
     assert again["mean"]["dice"] == summary["mean"]["dice"]
     assert main(["evaluate", str(work / "predicted"), str(work / "Köpfe 1" / "labels")]) == 0

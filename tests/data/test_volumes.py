@@ -126,3 +126,10 @@ def test_neighbours_need_grey_volumes(tmp_path):
         read_neighbours(with_neighbours(rows)[paths[0]])
     with pytest.raises(UserError, match="belongs to no volume"):
         with_neighbours([row("a", volume="")])
+
+
+def test_neighbours_are_slices_without_masks_too():
+    slices = [row(f"{k}.png", slice=k) for k in range(6)] + [row("other.png", "w", 0)]
+    around = with_neighbours([slices[2], slices[4]], slices)
+    assert around[Path("2.png")] == (Path("1.png"), Path("2.png"), Path("3.png"))
+    assert around[Path("4.png")] == (Path("3.png"), Path("4.png"), Path("5.png"))

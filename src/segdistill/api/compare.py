@@ -120,7 +120,7 @@ def _compare(baseline: str, ours: Sequence[Run], other: str, theirs: Sequence[Ru
     if not any(line.score == SCORES[-1] for line in lines):
         notes.append("No image has an empty reference: there is no false-positive rate to compare.")
     if any(run.scored not in ("", "test") for pair in pairs for run in pair):
-        notes.append("Not all scores are of test images: validation images chose the weights and flatter them.")
+        notes.append("Not all scores are of test images: what a student learnt from or was chosen by flatters it.")
     return Comparison(baseline, other, grouped_by, lines, list(dict.fromkeys(notes)))
 
 

@@ -17,7 +17,7 @@ from ..types import UserError
 from .data import describe_sources, load_sets, named_sets
 from .evaluate_masks import evaluate_masks
 from .options import parse_classes, parse_threshold
-from .references import Split, labelled_rows, resolved, sources_of
+from .references import Split, labelled_rows, resolved, sources_of, with_saved_splits
 from .reporting import beside_baseline, examples, links, student_facts
 from .runs import provenance
 from .scored import read_run
@@ -49,7 +49,8 @@ def evaluate(
         data: Data folder or manifest, for a student also several; beside predicted masks also a plain folder of
             reference masks.
         out: Folder for scores.csv, summary.json and, for a student, report.html if jinja2 and matplotlib are installed.
-        split: Split to score, of each set; "auto" is the test split where there is one, else all images.
+        split: Split to score, of each set; "auto" is the test split where there is one, else all images. A run's own
+            data have the splits that the run drew.
         classes: Class names of the masks, background first, separated by commas; a student's are found by name. Several
             sets: "A=background,polyp; B=background,lung". None: a student's own.
         threshold: Mask values above it are foreground; or as "A=127; B=0".
@@ -68,6 +69,8 @@ def evaluate(
     Raises:
         UserError: Input that cannot be used.
     """
+    if out is not None:
+        _require_folder(Path(out))
     student, folders = Path(student), [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
     report = None
     if _holds_masks(student):
@@ -82,24 +85,35 @@ def evaluate(
     else:
         if baseline:
             _require_baseline(Path(baseline), out)
-        student = student_path(student)
+        run, student = student, student_path(student)
         predictor = open_predictor(student, device, threads)
-        sets = load_sets(folders, modality)
+        sets = with_saved_splits(run, load_sets(folders, modality))
         if metrics == "polyp":
             _require_polyp(predictor.card.classes, sets)
-        sources = sources_of(sets, split, predictor.card.classes, named_sets(sets, classes, threshold))
         rows = [row for one in sets for row in labelled_rows(one.rows, split, one.root)]
-        evaluation = _evaluate_student(predictor, rows, sources, tolerance, polyp=metrics == "polyp")
+        sources = sources_of(sets, predictor.card, named_sets(sets, classes, threshold))
+        among = [row for one in sets for row in one.rows]
+        evaluation = _evaluate_student(predictor, rows, among, sources, tolerance, polyp=metrics == "polyp")
+        scored = ", ".join(sorted({resolved(one.rows, split) for one in sets}))
+        evaluation.summary["run"] = {"scored split": scored}
         if out is not None and _can_draw():
-            report = _report(student, predictor, sets, sources, rows, split, evaluation)
+            report = _report(student, predictor, sources, rows, among, evaluation)
     if out:
         _write(Path(out), evaluation, report, baseline)
-    show_scores(f"{', '.join(one.name for one in folders)}, original resolution", evaluation.summary)
+    part = evaluation.summary["run"]["scored split"]
+    show_scores(f"{', '.join(one.name for one in folders)}, split {part}, original resolution", evaluation.summary)
     return evaluation.summary
 
 
 def _holds_masks(given: Path) -> bool:
     return given.is_dir() and not (given / "student.json").exists() and not (given / "student").exists()
+
+
+def _require_folder(out: Path) -> None:
+    """Before anything is scored: a folder can be there."""
+    there = next((one for one in (out, *out.parents) if one.exists()), out)
+    if not there.is_dir() and there.exists():
+        raise UserError(f"--out {out}: {there} is a file; give a folder")
 
 
 def _write(out: Path, evaluation: Evaluation, report: ReportData | None, baseline: Path | str | None) -> None:
@@ -115,11 +129,17 @@ def _write(out: Path, evaluation: Evaluation, report: ReportData | None, baselin
 
 
 def _evaluate_student(
-    predictor: Predictor, rows: Sequence[Row], sources: dict[str, Source], tolerance: float, *, polyp: bool
+    predictor: Predictor,
+    rows: Sequence[Row],
+    among: Sequence[Row],
+    sources: dict[str, Source],
+    tolerance: float,
+    *,
+    polyp: bool,
 ) -> Evaluation:
     with bar("scoring") as progress:
         return evaluate_cases(
-            predicted_cases(predictor, rows, sources, polyp=polyp),
+            predicted_cases(predictor, rows, sources, among=among, polyp=polyp),
             classes=predictor.card.classes,
             dataset="",
             modalities=predictor.card.modalities,
@@ -140,17 +160,16 @@ def _can_draw() -> bool:
 def _report(
     student: Path,
     predictor: Predictor,
-    sets: Sequence[Manifest],
     sources: dict[str, Source],
     rows: Sequence[Row],
-    split: Split,
+    among: Sequence[Row],
     evaluation: Evaluation,
 ) -> ReportData:
-    made, names = provenance(), ", ".join(sources)
+    made, names, scored = provenance(), ", ".join(sources), evaluation.summary["run"]["scored split"]
     return ReportData(
         title=f"{names}: {predictor.card.method} student",
         command=made["command"],
-        facts={"data": names, "split": split, "machine": made["machine"], **made["versions"]},
+        facts={"data": names, "scored split": scored, "machine": made["machine"], **made["versions"]},
         config="",
         classes=predictor.card.classes,
         colours=predictor.card.colours,
@@ -159,10 +178,10 @@ def _report(
         log=[],
         summary=evaluation.summary,
         scores=evaluation.scores,
-        examples=list(examples(evaluation, predictor, sources, rows)),
+        examples=list(examples(evaluation, predictor, sources, rows, among)),
         student=student_facts(student, predictor, evaluation.summary),
         warnings=[],
-        scored=", ".join(sorted({resolved(one.rows, split) for one in sets})),
+        scored=scored,
     )
 
 

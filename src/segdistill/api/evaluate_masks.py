@@ -2,54 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..data.labels import LabelMapping, as_known, build_mapping
 from ..data.manifest import load_manifest
 from ..data.rows import Row
 from ..data.volumes import expand
 from ..engine.evaluator import Evaluation, Part, cases_of, evaluate_cases
 from ..formats import IMAGE_SUFFIXES, is_volume, read_mask, split_address, stem_of
 from ..types import UserError
-from .references import Split, labelled_rows, mapping_of
+from .references import Split, labelled_rows, resolved, show_meaning, values_in
 
 
 def evaluate_masks(
     predicted: Path, data: Path, split: Split, classes: list[str] | None, threshold: int | None, tolerance: float
 ) -> Evaluation:
-    """Masks against masks, matched by their path below the folder without suffix."""
-    rows, names, root = _references(data, split)
-    found = {_name(path, predicted): path for path in _masks_below(predicted)}
-    missing = sorted(set(names.values()) - found.keys())
-    if missing:
-        listed = ", ".join(missing[:3])
-        raise UserError(
-            f"{predicted}: no mask for {len(missing)} of {len(set(names.values()))} references ({listed}); "
-            "each needs a mask of the same name"
-        )
-    truth = mapping_of([row.mask for row in rows if row.mask], classes, threshold)
-    guessed = {row.image: _like(found[names[row.image]], row) for row in rows}
-    guess = mapping_of([guessed[row.image] for row in rows], truth.classes, threshold)
+    """Masks against masks, matched by their path without suffix, as far up as it is given."""
+    rows, root, scored = _references(data, split)
+    guessed = _matched(rows, root, predicted)
+    masks = [row.mask for row in rows if row.mask]
+    truth = build_mapping(values_in(masks, threshold), classes)
+    guess = _meaning(list(guessed.values()), truth, predicted)
+    show_meaning("reference values", truth)
+    show_meaning("predicted values", guess)
 
     def look(row: Row) -> Part:
         assert row.mask
         return Part(guess.apply(read_mask(guessed[row.image])), truth.apply(read_mask(row.mask)))
 
-    return evaluate_cases(
+    evaluation = evaluate_cases(
         cases_of(rows, look, {"": root}), classes=truth.classes, dataset=data.name, tolerance=tolerance
     )
+    evaluation.summary["run"] = {"scored split": scored}
+    return evaluation
 
 
-def _references(data: Path, split: Split) -> tuple[list[Row], dict[Path, str], Path]:
-    """Labelled rows, the name of each one's file, and their folder; of a data set, or of a plain folder of masks."""
+def _references(data: Path, split: Split) -> tuple[list[Row], Path, str]:
+    """Labelled rows, their folder and split; of a data set, or of a plain folder of masks."""
     try:
         manifest = load_manifest(data)
     except UserError:
         plain = expand([Row(path, path) for path in _masks_below(data)], data) if data.is_dir() else []
         if not plain:
             raise
-        return plain, {row.image: _name(split_address(row.image)[0], data) for row in plain}, data
-    rows = labelled_rows(manifest.rows, split, data)
-    return rows, {row.image: stem_of(Path(split_address(row.image)[0].name)) for row in rows}, manifest.root
+        return plain, data, "all"
+    return labelled_rows(manifest.rows, split, data), manifest.root, resolved(manifest.rows, split)
+
+
+def _matched(rows: Sequence[Row], root: Path, predicted: Path) -> dict[Path, Path]:
+    """Image -> its predicted mask: the one whose path below its folder is the longest end of the image's.
+
+    So `p1/001` is found for images/p1/001.png, and a flat folder serves where file names occur once.
+
+    Raises:
+        UserError: An image without a mask, or a mask that two images would claim.
+    """
+    found = {path.relative_to(predicted).with_name(stem_of(path)).as_posix(): path for path in _masks_below(predicted)}
+    files = dict.fromkeys(split_address(row.image)[0] for row in rows)
+    names = {file: next((name for name in _names(file, root) if name in found), None) for file in files}
+    missing = sorted(next(_names(file, root)) for file, name in names.items() if name is None)
+    if missing:
+        raise UserError(
+            f"{predicted}: no mask for {len(missing)} of {len(files)} references ({', '.join(missing[:3])}); "
+            "each needs a mask of the same name"
+        )
+    owners: dict[str, Path] = {}
+    for file, name in names.items():
+        first = owners.setdefault(str(name), file)
+        if first != file:
+            raise UserError(
+                f"{predicted}: its mask {name} would be scored for {first} and for {file}; lay the masks out in "
+                "folders like the images, or choose one --split"
+            )
+    return {row.image: _like(found[str(names[split_address(row.image)[0]])], row) for row in rows}
+
+
+def _names(file: Path, root: Path) -> Iterator[str]:
+    """The path below the root without suffix, then without its first folders, one by one."""
+    below = file.relative_to(root) if file.is_relative_to(root) else file
+    parts = below.with_name(stem_of(below)).parts
+    return ("/".join(parts[start:]) for start in range(len(parts)))
+
+
+def _meaning(masks: list[Path], truth: LabelMapping, predicted: Path) -> LabelMapping:
+    """What predicted values mean: what they mean in the references, or class indices, as `predict` writes them.
+
+    Raises:
+        UserError: They may be either, and that makes a difference; or neither.
+    """
+    index = _as_indices(masks, truth.classes)
+    if index and truth.found.threshold is not None:
+        return index
+    found = index.found if index else values_in(masks, truth.found.threshold)
+    own = as_known(found, [truth])
+    if index and own and index.indices != own.indices:
+        raise UserError(
+            f"{predicted}: its values {found.listed()} may be class indices or the references' values "
+            f"({truth.found.listed()}), which is not the same; renumber the references 0, 1, 2, ..."
+        )
+    return own or index or build_mapping(found, truth.classes)
+
+
+def _as_indices(masks: list[Path], classes: Sequence[str]) -> LabelMapping | None:
+    """Their values as class indices; None where there are others."""
+    try:
+        found = values_in(masks, None)
+    except UserError:  # grey levels, for a threshold; or unreadable, which the next scan says again
+        return None
+    fit = not found.packed_rgb and found.values[0] >= 0 and found.values[-1] < len(classes)
+    return LabelMapping(found, found.values, tuple(classes)) if fit else None
 
 
 def _like(found: Path, row: Row) -> Path:
@@ -63,7 +125,3 @@ def _masks_below(folder: Path) -> list[Path]:
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     masks = (path for path in files if is_volume(path) or path.suffix.lower() in IMAGE_SUFFIXES)
     return sorted(path for path in masks if not stem_of(path).endswith(outputs))
-
-
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_name(stem_of(path)).as_posix()

@@ -56,7 +56,7 @@ def export(
     card, _ = read_card(folder)
     samples: list[Sample] = []
     if data is not None:
-        samples = _given(Path(data), card)
+        samples = _given(Path(student), Path(data), card)
     elif not chosen and precision != "fp32" and (Path(student) / "data" / "data.json").exists():
         samples = _own(Path(student), card)
     result = export_student(
@@ -66,16 +66,16 @@ def export(
     return result
 
 
-def _given(data: Path, card: Card) -> list[Sample]:
+def _given(run: Path, data: Path, card: Card) -> list[Sample]:
     """The labelled images of a data set that are not for testing, with what its masks mean to the student."""
     from .data import load_sets, named_sets
-    from .references import labelled_rows, sources_of
+    from .references import labelled_rows, sources_of, with_saved_splits
 
-    sets = load_sets([data])
+    sets = with_saved_splits(run, load_sets([data]))
     splits = {row.split for row in sets[0].rows if row.mask}
     split: Split = "val" if "val" in splits else "train" if "train" in splits else "all"
     rows = labelled_rows(sets[0].rows, split, data)
-    return _samples(rows, sources_of(sets, split, card.classes, named_sets(sets, None, None)), card)
+    return _samples(rows, sources_of(sets, card, named_sets(sets, None, None)), card, sets[0].rows)
 
 
 def _own(run: Path, card: Card) -> list[Sample]:
@@ -83,15 +83,16 @@ def _own(run: Path, card: Card) -> list[Sample]:
     from .data import saved_sets
 
     sources, parts = saved_sets(run)
-    return _samples([row for part in parts for row in part if row.split == "val" and row.mask], sources, card)
+    rows = [row for part in parts for row in part]
+    return _samples([row for row in rows if row.split == "val" and row.mask], sources, card, rows)
 
 
-def _samples(rows: Sequence[Row], sources: Mapping[str, Source], card: Card) -> list[Sample]:
+def _samples(rows: Sequence[Row], sources: Mapping[str, Source], card: Card, among: Sequence[Row]) -> list[Sample]:
     from ..data.cache import read_labels
     from ..data.volumes import read_neighbours, with_neighbours
     from ..formats import read_image
 
-    around = with_neighbours(rows) if card.neighbours else {}
+    around = with_neighbours(rows, among) if card.neighbours else {}
     samples = []
     for row in rows:
         mapping = sources[row.dataset].mapping

@@ -2,34 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from ..data.findings import Named
-from ..data.labels import LabelMapping, build_mapping, scan_values
+from ..data.labels import LabelMapping, MaskValues, as_known, build_mapping, scan_values
 from ..data.rows import Manifest, Row
 from ..data.several import Source, into_classes
+from ..deploy.card import MEANINGS, Card
 from ..types import UserError
-from .terminal import bar
+from .data import saved_sets
+from .terminal import bar, console
 
 Split = Literal["auto", "train", "val", "test", "all"]
 
 
-def sources_of(
-    sets: Sequence[Manifest], split: Split, classes: tuple[str, ...], said: dict[str, Named]
-) -> dict[str, Source]:
-    """What the scored masks of each data set mean in the student's classes."""
+def sources_of(sets: Sequence[Manifest], card: Card, said: Mapping[str, Named]) -> dict[str, Source]:
+    """What the masks of each data set mean in the student's classes; shown on the terminal.
+
+    Values that the training had mean what they meant there. All masks of a set are looked at, whatever is scored.
+    """
+    known = [LabelMapping.from_json(saved) for saved in card.data.get(MEANINGS, ())]
     sources = {}
     for one in sets:
-        masks = [row.mask for row in labelled_rows(one.rows, split, one.root) if row.mask]
-        names, threshold = said[one.name].classes, said[one.name].threshold
         try:
-            mapping = mapping_of(masks, names or classes, threshold)
-            sources[one.name] = Source(one.name, one.root, into_classes(mapping, classes) if names else mapping)
+            mapping = _meaning(one, card.classes, said[one.name], known)
         except UserError as error:
             raise UserError(f"{one.name}: {error}" if len(sets) > 1 else str(error)) from None
+        show_meaning("mask values" + (f" of {one.name}" if len(sets) > 1 else ""), mapping)
+        sources[one.name] = Source(one.name, one.root, mapping)
     return sources
+
+
+def show_meaning(title: str, mapping: LabelMapping) -> None:
+    """What each value means, on the terminal."""
+    console.print(f"{title}:\n  " + mapping.describe().replace("\n", "\n  "), markup=False)
+
+
+def _meaning(one: Manifest, classes: tuple[str, ...], said: Named, known: Sequence[LabelMapping]) -> LabelMapping:
+    found = values_in([row.mask for row in one.rows if row.mask], said.threshold)
+    if said.classes:
+        return into_classes(build_mapping(found, said.classes), classes)
+    return as_known(found, [mapping for mapping in known if mapping.classes == classes]) or build_mapping(
+        found, classes
+    )
+
+
+def with_saved_splits(run: Path, sets: Sequence[Manifest]) -> list[Manifest]:
+    """The data sets with the splits that a run drew, where they are the run's own: else its training images are scored.
+
+    Nothing changes for other data, or where `run` is no run's folder.
+    """
+    if not (run / "data" / "data.json").exists():
+        return list(sets)
+    sources, parts = saved_sets(run)
+    drawn = {
+        source.root.resolve(): {_below(row.image, source.root): row.split for row in part}
+        for source, part in zip(sources.values(), parts, strict=True)
+    }
+
+    def split(row: Row, one: Manifest) -> str:
+        return drawn.get(one.root.resolve(), {}).get(_below(row.image, one.root), row.split)
+
+    return [replace(one, rows=tuple(replace(row, split=split(row, one)) for row in one.rows)) for one in sets]
+
+
+def _below(file: Path, root: Path) -> Path:
+    return file.relative_to(root) if file.is_relative_to(root) else file
 
 
 def labelled_rows(rows: Sequence[Row], split: Split, data: Path) -> list[Row]:
@@ -49,7 +90,7 @@ def resolved(rows: Sequence[Row], split: Split) -> str:
     return split if split != "auto" else "test" if has_test else "all"
 
 
-def mapping_of(masks: list[Path], classes: Sequence[str] | None, threshold: int | None) -> LabelMapping:
-    """Which value is which class, from all masks."""
+def values_in(masks: list[Path], threshold: int | None) -> MaskValues:
+    """What values these masks hold."""
     with bar("reading masks") as progress:
-        return build_mapping(scan_values(masks, None, progress, threshold), classes)
+        return scan_values(masks, None, progress, threshold)

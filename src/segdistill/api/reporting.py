@@ -65,7 +65,7 @@ def training_report(
         log=read_log(run),
         summary=evaluation.summary,
         scores=evaluation.scores,
-        examples=list(examples(evaluation, predictor, sources, scored_rows(rows)[1])),
+        examples=list(examples(evaluation, predictor, sources, scored_rows(rows)[1], rows)),
         student=student_facts(run / "student", predictor, evaluation.summary),
         warnings=warnings,
         remarks=remarks,
@@ -96,10 +96,14 @@ def links(evaluation: Evaluation, folder: Path) -> dict[str, str]:
 
 
 def examples(
-    evaluation: Evaluation, predictor: Predictor, sources: Mapping[str, Source], rows: Sequence[Row]
+    evaluation: Evaluation,
+    predictor: Predictor,
+    sources: Mapping[str, Source],
+    rows: Sequence[Row],
+    among: Sequence[Row],
 ) -> Iterator[Example]:
     """Worst, median and best images (a slice of each such volume) with both masks, predicted once more."""
-    around = with_neighbours(rows) if predictor.card.neighbours else {}
+    around = with_neighbours(rows, among) if predictor.card.neighbours else {}
     for kind, name, dice in extremes(evaluation):
         row = evaluation.names[name]
         mapping = sources[row.dataset].mapping

@@ -17,7 +17,7 @@ from ..data.audit import LEAKS
 from ..data.batches import Dataset, TrainingBatches
 from ..data.labels import colours
 from ..deploy.artefact import save_student
-from ..deploy.card import Card
+from ..deploy.card import MEANINGS, Card
 from ..deploy.predictor import open_predictor
 from ..engine import checkpoint
 from ..engine.evaluator import Evaluation, evaluate_cases, predicted_cases, write_scores
@@ -288,7 +288,12 @@ def _card(run: Path, loaded: Loaded, options: TrainOptions, config: Any, student
         postprocess=options.postprocess,
         data_hash=loaded.facts["hash"],
         versions=versions(),
-        data={"name": loaded.facts["name"], "splits": split_table(data.rows), "leaks": leaks},
+        data={
+            "name": loaded.facts["name"],
+            "splits": split_table(data.rows),
+            "leaks": leaks,
+            MEANINGS: [source.mapping.to_json() for source in loaded.sources.values() if source.mapping],
+        },
         pretrained=pretrained(config),
     )
 
@@ -311,7 +316,7 @@ def _scoring(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[str, Cal
         predictor = open_predictor(folder, resolve_device(options.device))
         with bar(f"scoring {folder.name} on {split}") as progress:
             evaluation = evaluate_cases(
-                predicted_cases(predictor, rows, loaded.sources),
+                predicted_cases(predictor, rows, loaded.sources, among=loaded.dataset.rows),
                 classes=loaded.dataset.classes,
                 dataset=loaded.facts["name"],
                 modalities=predictor.card.modalities,

@@ -105,6 +105,10 @@ class LabelMapping:
     classes: tuple[str, ...]
     annotated: tuple[int, ...] | None = None  # indices of the set's own classes, in their order; None: all are its own
 
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """Each raw value with its class index."""
+        return zip(self.found.values, self.indices, strict=True)
+
     def marks(self) -> tuple[bool, ...]:
         """Per class, whether these masks would show it."""
         return tuple(self.annotated is None or index in self.annotated for index in range(len(self.classes)))
@@ -212,6 +216,20 @@ def build_mapping(found: MaskValues, classes: Sequence[str] | None = None) -> La
             "each value in ascending order, or renumber the masks 0, 1, 2, ... in the order of the names"
         )
     return LabelMapping(found, indices, names)
+
+
+def as_known(found: MaskValues, known: Sequence[LabelMapping]) -> LabelMapping | None:
+    """The mapping of values that known mappings hold, all with one meaning; None where there is none, or another.
+
+    For later masks of the same kind: where a class occurs in none of them, their values alone would say something else.
+    """
+    meanings = {
+        LabelMapping(found, tuple(map(dict(one.pairs()).__getitem__, found.values)), one.classes, one.annotated)
+        for one in known
+        if (one.found.packed_rgb, one.found.threshold) == (found.packed_rgb, found.threshold)
+        and {*found.values} <= {*one.found.values}
+    }
+    return meanings.pop() if len(meanings) == 1 else None
 
 
 def colours(count: int) -> list[tuple[int, int, int]]:

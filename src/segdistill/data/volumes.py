@@ -55,8 +55,12 @@ def voxel_spacing(volume: Sequence[Row]) -> Spacing | None:
     return (first.spacing[0] * step, *first.spacing[1:])
 
 
-def with_neighbours(rows: Sequence[Row]) -> dict[Path, tuple[Path, Path, Path]]:
+def with_neighbours(rows: Sequence[Row], among: Sequence[Row] = ()) -> dict[Path, tuple[Path, Path, Path]]:
     """For each image the slices below, at and above it; the outermost slices stand in for what is beyond them.
+
+    Args:
+        rows: Slices that are asked for.
+        among: All rows of their data sets: where only some slices have masks, the others are neighbours all the same.
 
     Raises:
         UserError: a row without a volume, or slices that are missing or given twice.
@@ -65,7 +69,8 @@ def with_neighbours(rows: Sequence[Row]) -> dict[Path, tuple[Path, Path, Path]]:
         if not row.volume:
             raise UserError(f"{row.image}: belongs to no volume, so it has no neighbours; use --neighbours 0")
     found = {}
-    for volume in volumes(rows):
+    asked = {(row.dataset, row.volume) for row in rows}
+    for volume in volumes([row for row in among or rows if (row.dataset, row.volume) in asked]):
         paths = [row.image for row in volume]
         for here, below, above in zip(paths, [paths[0], *paths], [*paths[1:], paths[-1]], strict=False):
             found[here] = (below, here, above)

@@ -12,6 +12,7 @@ FORMAT_VERSION = 1
 FITS = ("squash", "pad")
 POSTPROCESSES = ("none", "largest")
 MAX_SIDE = 4096  # of the network's input, as of a training; more would take any memory
+MEANINGS = "mask values"  # in `data`: what they meant in each data set of the training
 LATER = ("origin", "data", "pretrained")  # entries that older students lack
 
 RGB = tuple[int, int, int]
@@ -40,7 +41,7 @@ class Card:
     origin: str = ""  # where converted weights are from: file names and their SHA-256
     data: dict[str, Any] = field(
         default_factory=dict
-    )  # of the training data: "name", "splits" (rows of counts), "leaks"
+    )  # of the training data: "name", "splits" (rows of counts), "leaks", MEANINGS
     pretrained: dict[str, str] = field(default_factory=dict)  # what was taken from others -> its name and licence
     format_version: int = FORMAT_VERSION
 

@@ -77,7 +77,12 @@ def told_modality(predictor: Predictor, row: Row) -> int | None:
 
 
 def predicted_cases(
-    predictor: Predictor, rows: Sequence[Row], sources: Mapping[str, Source], *, polyp: bool = False
+    predictor: Predictor,
+    rows: Sequence[Row],
+    sources: Mapping[str, Source],
+    *,
+    among: Sequence[Row] = (),
+    polyp: bool = False,
 ) -> Iterator[Case]:
     """Predict the rows beside their reference masks; the slices of a volume make one case.
 
@@ -88,12 +93,13 @@ def predicted_cases(
         predictor: What ships: its label maps are scored as they are.
         rows: With masks.
         sources: The data sets that the rows name.
+        among: All rows of these data sets; the neighbours of slices are among them.
         polyp: Also the polyp literature's scores, of images and a student of one foreground class only.
 
     Raises:
         UserError: A row without a mask, slices that make no volume, or no volume for a student that needs them.
     """
-    around = with_neighbours(rows) if predictor.card.neighbours else {}
+    around = with_neighbours(rows, among) if predictor.card.neighbours else {}
     found = _found_together(predictor, rows, around)
     calibration = Calibration()
 

@@ -1,0 +1,155 @@
+"""What `evaluate` scores: which images, which mask belongs to which, and what the values in them mean."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import disk, make_set
+from PIL import Image
+from test_cli import FAST
+
+from segdistill.api.references import sources_of
+from segdistill.cli import main
+from segdistill.data.findings import Named
+from segdistill.data.labels import as_known, build_mapping, scan_values
+from segdistill.data.manifest import load_manifest
+from segdistill.deploy.card import Card
+
+GAPS = (0, 1, 3, 4)  # of background, a, b, c
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def save(path, labels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(labels.astype(np.uint8)).save(path)
+
+
+def scene(*values, size=32):
+    """A label map with a disk of each value in a quarter of its own."""
+    labels = np.zeros((size, size), int)
+    for value, centre in zip(values, ((8, 8), (8, 24), (24, 8)), strict=False):
+        labels = np.where(disk((size, size), centre, 5) > 0, value, labels)
+    return labels
+
+
+def references(folder, *maps):
+    for i, labels in enumerate(maps):
+        save(folder / "masks" / f"{i}.png", labels)
+        save(folder / "images" / f"{i}.png", np.full((*labels.shape, 3), 90))
+    return folder
+
+
+def dice(folder, *more):
+    """Mean Dice of each class, of masks in `predicted`."""
+    assert main(["evaluate", "predicted", str(folder), "--out", "scores", *more]) == 0
+    summary = json.loads(Path("scores/summary.json").read_text(encoding="utf-8"))
+    return {name: row["dice"]["mean"] for name, row in summary["classes"].items()}
+
+
+def card(known):
+    return Card("unet", {}, "supervised", known.classes, ((0, 0, 0),) * 4, (32, 32), "", data=known_data(known))
+
+
+def known_data(known):
+    return {"mask values": [json.loads(json.dumps(known.to_json()))]}
+
+
+@pytest.fixture
+def gaps(tmp_path):
+    return references(tmp_path / "data", scene(1, 3, 4), scene(1, 3))
+
+
+NAMES = ("--classes", "background,a,b,c")
+
+
+def test_a_class_that_is_never_predicted_changes_no_other_class(gaps, tmp_path):
+    save(tmp_path / "predicted" / "0.png", scene(1, 3))
+    save(tmp_path / "predicted" / "1.png", scene(1, 4))
+    assert dice(gaps, *NAMES) == {"a": 1, "b": 0.5, "c": 0}
+
+
+def test_values_that_may_mean_two_things_stop(gaps, tmp_path, capsys):
+    for i in range(2):
+        save(tmp_path / "predicted" / f"{i}.png", scene(1, 3))  # 3 is b there, and c as an index
+    assert main(["evaluate", "predicted", str(gaps), *NAMES]) == 2
+    assert "renumber the references" in capsys.readouterr().err
+
+
+def test_class_indices_beside_references_with_gaps(gaps, tmp_path):
+    save(tmp_path / "predicted" / "0.png", scene(1, 2, 3))
+    save(tmp_path / "predicted" / "1.png", scene(1, 2))
+    assert dice(gaps, *NAMES) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_a_threshold_is_for_grey_levels_not_for_class_indices(tmp_path):
+    grey = references(tmp_path / "data", scene(200) + np.arange(32), scene(180) + np.arange(32))
+    for folder, value in (("predicted", 1), ("also", 255)):
+        for i in range(2):
+            save(tmp_path / folder / f"{i}.png", scene(value))
+    words = ("--classes", "background,polyp", "--threshold", "127")
+    assert dice(grey, *words) == {"polyp": 1}
+    (tmp_path / "predicted").rename(tmp_path / "indices")
+    (tmp_path / "also").rename(tmp_path / "predicted")
+    assert dice(grey, *words) == {"polyp": 1}
+
+
+def test_masks_are_matched_by_their_folders_too(tmp_path, capsys):
+    for patient, value in (("p1", 1), ("p2", 0)):
+        for kind, picture in (("images", np.full((32, 32, 3), 90)), ("masks", scene(value))):
+            save(tmp_path / "data" / kind / patient / "001.png", picture)
+        save(tmp_path / "predicted" / patient / "001.png", scene(value))
+    assert dice(tmp_path / "data", "--classes", "background,a") == {"a": 1}
+    save(tmp_path / "flat" / "001.png", scene(1))
+    assert main(["evaluate", "flat", "data", "--classes", "background,a"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "its mask 001 would be scored for" in said
+
+
+def test_later_masks_mean_what_they_meant_in_training(gaps, tmp_path, capsys):
+    known = build_mapping(scan_values(sorted((gaps / "masks").iterdir())), ["background", "a", "b", "c"])
+    later = load_manifest(references(tmp_path / "later", scene(1, 3)))
+    source = sources_of([later], card(known), {"later": Named(later.root, None, None)})["later"]
+    assert source.mapping is not None
+    assert source.mapping.indices == (0, 1, 2)
+    assert "3 -> 2 b" in capsys.readouterr().out
+
+
+def test_meanings_that_differ_are_none(gaps):
+    found = scan_values(sorted((gaps / "masks").iterdir()))
+    one, other = (build_mapping(found, names.split()) for names in ("bg a b c", "bg x y z"))
+    assert as_known(found, [one, one]) == one
+    assert as_known(found, [one, other]) is None
+    assert as_known(found, []) is None
+
+
+def test_a_run_is_scored_on_the_test_images_that_it_drew(tmp_path, capsys):
+    data = make_set(tmp_path / "disks ä", count=16)
+    words = ["train", str(data), "--out", "run", "--cache", "cache", *FAST, "--classes", "background,disk"]
+    assert main(words) == 0
+    with open("run/data/splits.csv", encoding="utf-8") as file:
+        test = {row["image"] for row in csv.DictReader(file) if row["split"] == "test"}
+    for more, scored, count in (([], "test", len(test)), (["--split", "train"], "train", 12)):
+        assert main(["evaluate", "run", "disks ä", *more, "--out", scored]) == 0
+        assert f"split {scored}" in " ".join(capsys.readouterr().out.split())
+        with open(f"{scored}/scores.csv", encoding="utf-8") as file:
+            found = {row["image"] for row in csv.DictReader(file)}
+        assert len(found) == count
+        assert (found == test) == (scored == "test")
+    assert main(["compare", "train", "run"]) == 2  # no image in common
+    assert main(["evaluate", "run/student", "disks ä", "--out", "all"]) == 0  # a student alone knows no splits
+    assert main(["compare", "run", "all"]) == 0
+    assert "Not all scores are of test images" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_folder_that_cannot_be_is_said_before_anything_is_scored(gaps, tmp_path, capsys):
+    save(tmp_path / "predicted" / "0.png", scene(1, 3, 4))
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    assert main(["evaluate", "predicted", str(gaps), "--out", "file/below"]) == 2
+    assert "file is a file; give a folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
