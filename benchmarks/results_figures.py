@@ -84,7 +84,7 @@ def cost(axes: plt.Axes) -> None:
         ms, dice = least_ms(runs[0], entries), mean_dice(runs)
         millions = runs[0]["parameters"] / 1e6
         axes.scatter(ms, dice, s=40 * millions, alpha=0.6, label=f"{name} ({millions:.1f} M)")
-    axes.set_xlabel("ms per image (torch, 2 cores)")
+    axes.set_xlabel("ms per image (torch, one thread)")
 
 
 def mean_dice(runs: list[dict[str, Any]]) -> float:

@@ -10,8 +10,8 @@ A row per run of the campaign's plan (`on SET` after its name: of those on this 
 best validation Dice, test Dice (least to most over seeds; of one seed its 95 % interval over images), the
 difference to the baseline (or to the run that the plan names as `against`) on the same images and seeds with its 95
 % interval (images and seeds drawn), HD95, Dice of the last weights instead of the best on validation, parameters,
-ms per image in torch (the least of all runs of the campaign that have this network and size), minutes of training;
-below, data hashes and versions. `sets` in place of `table`: the table of results_sets.py; `<!-- worst CAMPAIGN:
+ms per image in torch (the least of all runs of the campaign that have this network and size on one thread), minutes
+of training; below, data hashes and versions. `sets` in place of `table`: the table of results_sets.py; `<!-- worst CAMPAIGN:
 NAME, NAME -->`: of results_worst.py; `<!-- speed -->`: of speed_aims.py. `--check` changes nothing and exits with 1
 where the document is not what the results say.
 """
@@ -108,9 +108,13 @@ def table(found: dict[str, dict[int, Entry]], against: dict[str, str], baseline:
 
 
 def least_ms(entry: Entry, others: list[Entry]) -> float:
-    """Milliseconds per image of this network at this size: the least disturbed of all runs that have it."""
-    network = entry["parameters"], entry["config"]["size"]
-    same = [one for one in others if (one["parameters"], one["config"]["size"]) == network]
+    """Milliseconds per image of this network at this size on one thread: of the least disturbed run that has it."""
+
+    def network(one: Entry) -> tuple[Any, ...]:
+        return one["parameters"], one["config"]["size"], one["config"]["threads"]
+
+    wanted = entry["parameters"], entry["config"]["size"], 1
+    same = [one for one in others if network(one) == wanted]
     return min(float(one["summary"]["ms_per_image"]) for one in same)
 
 
