@@ -7,13 +7,13 @@
     <!-- end -->
 
 A row per run of the campaign's plan (`on SET` after its name: of those on this data set), over its finished seeds:
-best validation Dice, test Dice (least to most over seeds; of one seed its 95 % interval over images), the
-difference to the baseline (or to the run that the plan names as `against`) on the same images and seeds with its 95
-% interval (images and seeds drawn), HD95, Dice of the last weights instead of the best on validation, parameters,
-ms per image in torch (the least of all runs of the campaign that have this network and size on one thread), minutes
-of training; below, data hashes and versions. `sets` in place of `table`: the table of results_sets.py; `<!-- worst CAMPAIGN:
-NAME, NAME -->`: of results_worst.py; `<!-- speed -->`: of speed_aims.py. `--check` changes nothing and exits with 1
-where the document is not what the results say.
+best validation Dice, test Dice (least to most over seeds; of one seed its 95 % interval over images), the difference
+to the baseline (or to the run that the plan names as `against`) on the same images and seeds with its 95 % interval
+(images and seeds drawn), HD95, Dice of the last weights instead of the best on validation, parameters, ms per image
+in torch (the least of all runs of the campaign that have this network and size on one thread), minutes of training;
+below, data hashes and versions. `sets` in place of `table`: the table of results_sets.py; `<!-- worst CAMPAIGN: NAME,
+NAME -->`: of results_worst.py; `<!-- speed -->`: of speed_aims.py. `--check` changes nothing and exits with 1 where
+the document is not what the results say.
 """
 
 from __future__ import annotations
