@@ -1,6 +1,6 @@
 """Dice of finished runs' students on validation images and on training images whose masks the budget hid.
 
-    python benchmarks/hidden_dice.py runs/knowsam_why/supervised_trio_s0 runs/knowsam_why/knowsam_s0 --threads 2
+    python benchmarks/hidden_dice.py runs/few_labels/supervised_6000_s1 runs/few_labels/trio_6000_s1 --threads 2
 
 Beside each the difference to the first run, paired by image, with its 95 % interval (images resampled), at the training
 size. Hundreds of images tell settings apart that a hundred do not, and `test` is left alone. A method that trains on
@@ -48,10 +48,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="finished runs on one data set with one budget and seed")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="also written here, for benchmarks/results_tables.py")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     first: dict[str, float] = {}
-    print("| run | images | Dice | difference to the first, 95 % interval |\n|---|---|---|---|")
+    lines = ["| run | images | Dice | difference to the first, 95 % interval |", "|---|---|---|---|"]
     for run in given.runs:
         try:
             own = scores(run)
@@ -64,7 +65,11 @@ def main() -> None:
         drawn = np.random.default_rng(0).choice(gaps, (2000, len(gaps))).mean(1)
         low, high = np.quantile(drawn, [0.025, 0.975])
         mean = f"{np.mean(list(own.values())):.3f}"
-        print(f"| {name_of(run)} | {len(own)} | {mean} | {gaps.mean():+.3f} [{low:+.3f}, {high:+.3f}] |")
+        lines.append(f"| {name_of(run)} | {len(own)} | {mean} | {gaps.mean():+.3f} [{low:+.3f}, {high:+.3f}] |")
+    print("\n".join(lines))
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

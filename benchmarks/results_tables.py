@@ -12,8 +12,8 @@ to the baseline (or to the run that the plan names as `against`) on the same ima
 (images and seeds drawn), HD95, Dice of the last weights instead of the best on validation, parameters, ms per image
 in torch (the least of all runs of the campaign that have this network and size on one thread), minutes of training;
 below, data hashes and versions. `sets` in place of `table`: the table of results_sets.py; `<!-- worst CAMPAIGN: NAME,
-NAME -->`: of results_worst.py; `<!-- speed -->`: of speed_aims.py. `--check` changes nothing and exits with 1 where
-the document is not what the results say.
+NAME -->`: of results_worst.py; `<!-- hidden NAME -->`: a file of hidden_dice.py; `<!-- speed -->`: of speed_aims.py.
+`--check` changes nothing and exits with 1 where the document is not what the results say.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ DOCUMENT = HERE.parent / "docs" / "results.md"
 TABLE = r"<!-- (table|sets) (\w+)(?: on (\w+))?, baseline (\w+)(?:, students of ([\w ]+))? -->\n"
 MARKED = re.compile(rf"({TABLE}).*?(<!-- end -->)", re.DOTALL)
 WORST = re.compile(r"(<!-- worst (\w+): ([\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+HIDDEN = re.compile(r"(<!-- hidden (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SPEED = re.compile(r"(<!-- speed -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = [
     "",
@@ -63,6 +64,7 @@ def main() -> int:
     old = DOCUMENT.read_text(encoding="utf-8")
     new = MARKED.sub(lambda found: found[1] + made(*found.group(2, 3, 4, 5, 6)) + "\n" + found[7], old)
     new = WORST.sub(lambda found: found[1] + worst(found[2], found[3].split(", ")) + "\n" + found[4], new)
+    new = HIDDEN.sub(lambda found: found[1] + hidden(found[2]) + found[3], new)
     new = SPEED.sub(lambda found: found[1] + speed_table() + "\n" + found[2], new)
     if given.check:
         return int(new != old)
@@ -123,6 +125,11 @@ def worst(campaign: str, names: list[str]) -> str:
     plan = yaml.safe_load((HERE / "campaigns" / f"{campaign}.yaml").read_text(encoding="utf-8"))["runs"]
     found = {run["name"]: finished(HERE / "results" / campaign, run) for run in plan if run["name"] in names}
     return worst_table({name: [*found[name].values()] for name in names})
+
+
+def hidden(name: str) -> str:
+    """What hidden_dice.py wrote."""
+    return (HERE / "results" / "hidden" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def finished(results: Path, run: dict[str, Any]) -> dict[int, Entry]:
