@@ -253,6 +253,20 @@ def test_mixing_moves_pixels_and_labels_together():
             assert mixed.weight[i, y, x] == sure[j, y, x]
 
 
+def test_mixed_pixels_of_a_class_that_only_one_of_the_two_annotates_do_not_count():
+    """As with two data sets: labelled rows know classes 0 and 1, the others 0 and 2."""
+    method = build(3, teacher="none")
+    made = batch(2, 2, classes=3)
+    classes = torch.tensor([[True, True, False]] * 2 + [[True, False, True]] * 2)
+    made = made._replace(mask=made.mask.clamp(max=1), classes=classes)
+    mixed = method.mixed(made, torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32))
+    assert set(mixed.label.unique().tolist()) == {0, 1, 2}
+    assert mixed.classes.tolist() == [[True, False, False]] * 4
+    assert torch.equal(mixed.weight, (mixed.label == 0).float())
+    terms = method.step(made, 0.6).terms
+    assert all(terms[name] < 10 for name in ("mix_sup", "mix_fusion", "mix_pseudo"))
+
+
 def test_mixed_images_leave_the_statistics_alone():
     for tracks in (False, True):
         method = build(mix_tracks=tracks, mix_from=0.0)

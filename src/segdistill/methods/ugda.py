@@ -23,8 +23,8 @@ class Mixed(NamedTuple):
 
     image: Tensor  # (B, 3, H, W)
     label: Tensor  # (B, H, W)
-    weight: Tensor  # (B, H, W), 0 where the label is not to be trusted
-    classes: Tensor  # (B, C)
+    weight: Tensor  # (B, H, W), 0 where the label is not to be trusted, or of a class that not both annotate
+    classes: Tensor  # (B, C): those that host and partner annotate
 
 
 def mix(batch: Batch, cells: Tensor, source: Tensor, confidence: float) -> Mixed:
@@ -41,11 +41,14 @@ def mix(batch: Batch, cells: Tensor, source: Tensor, confidence: float) -> Mixed
     known = batch.labelled[:, None, None]
     label = torch.where(known, batch.mask, guess)
     weight = (known | (sure >= confidence)).float()
+    label, weight = (torch.where(cells, values[partner], values) for values in (label, weight))
+    classes = batch.classes & batch.classes[partner]
+    shared = classes.gather(1, label.flatten(1)).view_as(label)
     return Mixed(
         torch.where(cells[:, None], batch.image[partner], batch.image),
-        torch.where(cells, label[partner], label),
-        torch.where(cells, weight[partner], weight),
-        batch.classes & batch.classes[partner],
+        label,
+        weight * shared,  # a class that only one of the two annotates has no logit to learn from
+        classes,
     )
 
 
