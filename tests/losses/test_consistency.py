@@ -8,6 +8,7 @@ import torch
 from segdistill.losses.consistency import confident_cross_entropy, mean_squared_probability, ramp_up
 
 EVERY = torch.ones(2, 3, dtype=torch.bool)
+EVERY_PIXEL = torch.ones(1, 2, 1, 1, dtype=torch.bool)
 
 
 def test_ramp():
@@ -32,5 +33,17 @@ def test_confident_pixels_count():
     logits = torch.zeros(1, 2, 1, 2)
     label = torch.tensor([[[0, 1]]])
     confidence = torch.tensor([[[0.99, 0.6]]])
-    assert confident_cross_entropy(logits, label, confidence, 0.95).item() == pytest.approx(math.log(2) / 2)
-    assert confident_cross_entropy(logits, label, confidence, 0.5).item() == pytest.approx(math.log(2))
+    for threshold, share in ((0.95, 1 / 2), (0.5, 1)):
+        loss = confident_cross_entropy(logits, label, confidence, EVERY_PIXEL, threshold)
+        assert loss.item() == pytest.approx(share * math.log(2))
+
+
+def test_a_pixel_learns_its_own_classes_only():
+    """Both pixels are background; the first knows classes 0 and 1, the second 0 and 2."""
+    logits = torch.zeros(1, 3, 1, 2, requires_grad=True)
+    known = torch.tensor([[True, True], [True, False], [False, True]])[None, :, None]
+    label, sure = torch.zeros(1, 1, 2, dtype=torch.long), torch.ones(1, 1, 2)
+    loss = confident_cross_entropy(logits, label, sure, known, 0.95)
+    assert loss.item() == pytest.approx(math.log(2))
+    loss.backward()
+    assert torch.equal(logits.grad != 0, known)

@@ -11,7 +11,7 @@ from segdistill.engine.logging import RunLog
 from segdistill.engine.randomness import seed_everything
 from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
-from segdistill.methods import METHODS
+from segdistill.methods import METHODS, unimatch
 from segdistill.methods.unimatch import cutmix_boxes, mixed
 from segdistill.types import Batch, Task
 
@@ -143,6 +143,28 @@ def test_unimatch_gives_its_pseudo_label_no_gradient():
     unsupervised = output.terms["fp"] + output.terms["s1"] + output.terms["s2"]
     grads = torch.autograd.grad(unsupervised, list(method.student.parameters()), allow_unused=True)
     assert all(g is None for g in grads)
+
+
+def test_unimatch_trains_no_class_that_a_row_or_a_cut_mixed_pixel_does_not_annotate(monkeypatch):
+    """Three classes; the first of two unlabelled rows knows 0 and 1, the second 0 and 2; s1 and s2 swap their tops."""
+    top = torch.zeros(2, 32, 32, dtype=torch.bool)
+    top[:, :16] = True
+    monkeypatch.setattr(unimatch, "cutmix_boxes", lambda *_: top)
+    method = METHODS["unimatch"](METHODS["unimatch"].Config(threshold=0.0), TASK._replace(classes=3))
+    decode, logits = method.student.decode, []
+    method.student.decode = lambda features: logits.append(decode(features)) or logits[-1]
+    classes = torch.tensor([[True, True, True]] * 2 + [[True, True, False], [True, False, True]])
+    terms = method.step(batch()._replace(classes=classes), 0.5).terms
+    own = classes[2:, :, None, None].expand(-1, -1, 32, 32)
+    swapped = torch.where(top[:, None], own.flip(0), own)
+    _, z_fp, z_strong = logits
+    for name, z, rows, known in (
+        ("fp", z_fp, slice(0, 2), own),
+        ("s1", z_strong, slice(0, 2), swapped),
+        ("s2", z_strong, slice(2, 4), swapped),
+    ):
+        (grad,) = torch.autograd.grad(terms[name], z, retain_graph=True)
+        assert torch.equal(grad[rows] != 0, known)
 
 
 def test_mixing_takes_the_next_row_inside_the_box():

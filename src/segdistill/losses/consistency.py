@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from .segmentation import annotated_logits
+from .segmentation import NEVER, annotated_logits
 
 
 def ramp_up(progress: float, start: float, end: float) -> float:
@@ -26,14 +26,17 @@ def mean_squared_probability(logits: Tensor, target: Tensor, classes: Tensor) ->
     return (prob - wanted).square().mean()
 
 
-def confident_cross_entropy(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+def confident_cross_entropy(
+    logits: Tensor, label: Tensor, confidence: Tensor, classes: Tensor, threshold: float
+) -> Tensor:
     """Mean over all pixels of [confidence >= threshold] * -log p(label), in fp32 (FixMatch, Sohn et al. 2020).
 
     Args:
         logits: (B, C, H, W).
         label: (B, H, W) pseudo-labels, class indices.
         confidence: (B, H, W) probability of the pseudo-label.
+        classes: (B, C, H, W) bool, annotated, or (B, C, 1, 1); the others get no probability and no gradient.
         threshold: Below it a pixel gets no loss.
     """
-    pixels = F.cross_entropy(logits.float(), label, reduction="none")
+    pixels = F.cross_entropy(logits.float().masked_fill(~classes, NEVER), label, reduction="none")
     return (pixels * (confidence >= threshold)).mean()

@@ -115,12 +115,13 @@ class UniMatch(nn.Module):
         confidence, label = annotated_logits(z.detach()[other], batch.classes[other]).softmax(1).max(1)
         dropped = [F.dropout2d(feature[other], c.feature_dropout) for feature in features]
         z_fp = self.student.decode(dropped)[..., :height, :width]  # type: ignore[operator]
-        terms["fp"] = confident_cross_entropy(z_fp, label, confidence, c.threshold)
+        classes = batch.classes[other][:, :, None, None]
+        terms["fp"] = confident_cross_entropy(z_fp, label, confidence, classes, c.threshold)
         boxes = [cutmix_boxes(len(other), height, width, c.cutmix).to(z.device) for _ in range(2)]
         view = cast(Tensor, batch.view)[other]
         views = torch.cat([mixed(view, box[:, None]) for box in boxes])
         for name, z_strong, box in zip(("s1", "s2"), self.student(views).chunk(2), boxes, strict=True):
-            target = mixed(label, box), mixed(confidence, box)
+            target = mixed(label, box), mixed(confidence, box), mixed(classes, box[:, None])
             terms[name] = confident_cross_entropy(z_strong, *target, c.threshold)
         unsupervised = 0.25 * terms["s1"] + 0.25 * terms["s2"] + 0.5 * terms["fp"]
         return StepOutput(loss + c.unsupervised * unsupervised, terms)
