@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from reference.fill import make_input
+from torch.overrides import TorchFunctionMode
 
 from segdistill.losses.co_training import (
     cross_consistency,
@@ -83,6 +84,25 @@ def test_the_released_consistency_of_the_vnet_has_no_gradient():
     a, b = logits(1, grad=True), logits(2, grad=True)
     loss = released_inert_consistency(a, b, every(a))
     assert not loss.requires_grad or torch.autograd.grad(loss, a, allow_unused=True)[0] is None
+
+
+class AsCuda(TorchFunctionMode):
+    """Refuses under autocast what CUDA's refuses and the CPU's does not (BANNED in torch's autocast_mode.cpp)."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.binary_cross_entropy and torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("binary_cross_entropy is unsafe to autocast")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "loss", [cross_consistency, cross_pseudo_labels, released_consistency, released_inert_consistency]
+)
+def test_autocast_of_a_gpu_takes_every_loss(loss):
+    a, b = logits(1).bfloat16(), logits(2).bfloat16()
+    with AsCuda(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss(a, b, every(a))
+    assert found.item() == pytest.approx(loss(a.float(), b.float(), every(a)).item(), rel=1e-3)
 
 
 def test_a_sure_pair_stays_finite():

@@ -42,8 +42,9 @@ def log_complement(z: Tensor) -> Tensor:
 
 def released_consistency(logits: Tensor, other: Tensor, classes: Tensor) -> Tensor:
     """BCE of the last class alone: `loss_diff1`, as the U-Net learns from the V-Net."""
-    p, q = logits.float().softmax(1)[:, -1], other.detach().float().softmax(1)[:, -1]
-    return F.binary_cross_entropy(p.clamp(1e-8, 1 - 1e-7), q)
+    with torch.autocast(logits.device.type, enabled=False):  # under CUDA's torch refuses this function
+        p, q = logits.float().softmax(1)[:, -1], other.detach().float().softmax(1)[:, -1]
+        return F.binary_cross_entropy(p.clamp(1e-8, 1 - 1e-7), q)
 
 
 def released_inert_consistency(logits: Tensor, other: Tensor, classes: Tensor) -> Tensor:
