@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from torch import nn
 from toy import toy_data
 
 from segdistill.api.train import resume
@@ -265,6 +266,26 @@ def test_any_student_teaches(unet_run, size):
     output = last.step(b, 0.5)
     output.loss.backward()
     assert torch.isfinite(output.loss)
+
+
+class Sure(nn.Module):
+    """Background everywhere, but for a stripe at the right edge of the image."""
+
+    def forward(self, image, modality=None):
+        z = torch.zeros(len(image), 2, *image.shape[-2:])
+        z[:, 0], z[:, 1, :, -4:] = 6.0, 12.0
+        return z
+
+
+@pytest.mark.parametrize(("size", "grid"), [((100, 100), (16, 16)), ((24, 40), (8, 8)), ((64, 96), (8, 12))])
+def test_beyond_the_image_a_teachers_edge_goes_on(size, grid):
+    """The student pads to a multiple of 32, at least 64; the teacher is as sure there as at the edge of the image."""
+    method = build()
+    method.teacher = Sure()
+    first = method.taught(torch.rand(1, 3, *size), torch.zeros(1, dtype=torch.long)).first[0, 0]
+    row = torch.full((8 * grid[1],), -6.0)
+    row[size[1] - 4 :] = 6.0
+    assert torch.equal(first, row.view(-1, 8).mean(1).expand(grid))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (72, 100), (24, 24)])

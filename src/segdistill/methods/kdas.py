@@ -235,12 +235,17 @@ class KDAS(nn.Module):
 
     @torch.no_grad()
     def taught(self, image: Tensor, modality: Tensor) -> Taught:
-        """The teacher's maps; of one that is no Polyp-PVT, its logits less the background's, averaged to the grid."""
+        """The teacher's maps; of one that is no Polyp-PVT, its logits less the background's, averaged to the grid.
+
+        Where the grid reaches beyond the image, the values at its edge go on: zeros would teach p = .5.
+        """
         if isinstance(self.teacher, PolypPVT):
             t = self.teacher.explain(image)
             return Taught(t.first, t.second, t.logits, t.features)
         z = cast(nn.Module, self.teacher)(image, modality)
-        both = F.avg_pool2d(self.student.padded(z[:, 1:] - z[:, :1]), STRIDE)
+        height, width = self.student.padded(image).shape[-2:]
+        beyond = (0, width - z.shape[-1], 0, height - z.shape[-2])
+        both = F.avg_pool2d(F.pad(z[:, 1:] - z[:, :1], beyond, mode="replicate"), STRIDE)
         return Taught(both, both, z, [])
 
     def feature(self, s: PolypMaps, t: Taught) -> Tensor:
