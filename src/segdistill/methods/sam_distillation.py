@@ -122,11 +122,11 @@ class SamDistillation(nn.Module):
             yield "SAM never knew more than the student: there was nothing to teach, and the gain is the subnets' own."
         if self.settings.gated:
             sam, student = self.standing.running.tolist()
-            state = "open" if self.ahead() else "shut"
+            state = "open" if self.ahead() else "shut"  # of the best weights, which are in place by now
             yield (
-                f"The gate was {state} at the end: on labelled training images SAM's running Dice was {sam:.3f}, the "
-                f"student's {student:.3f}; a SAM more than .02 behind does not teach. It taught in {share(log):.0%} of "
-                f"the updates in which it could have."
+                f"The gate was {state} where the weights were best: on labelled training images SAM's running Dice was "
+                f"{sam:.3f}, the student's {student:.3f}; a SAM more than .02 behind does not teach. It taught in "
+                f"{share(log):.0%} of the updates in which it could have."
             )
 
 
