@@ -1,5 +1,6 @@
 """ESP-MedSAM: who trains in which stage, where the stages meet, what each ablation leaves out."""
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -11,7 +12,7 @@ from segdistill.engine.plan import set_trainable
 from segdistill.engine.randomness import seed_everything
 from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
-from segdistill.methods.esp_medsam import ESPMedSAM, ESPMedSAMConfig
+from segdistill.methods.esp_medsam import ESPMedSAM, ESPMedSAMConfig, drawn
 from segdistill.models.students import build_student
 from segdistill.types import Batch, Store, Task, UserError
 
@@ -408,3 +409,16 @@ def test_the_report_shows_what_was_learnt():
     assert [picture.shape for _, picture in remarks.pictures] == [(SIZE, SIZE, 3)] * 4
     none = build(patch_prompt="none", modalities=("",)).eval()
     assert none.remarks([], batch()).pictures == ()
+
+
+def test_the_report_draws_no_patches_of_classes_that_the_modality_lacks():
+    """Modality 0 has class 1, which is nowhere here, modality 1 class 2, which is everywhere."""
+    method = build(classes=3, modality_classes=((1,), (2,))).eval()
+    with torch.no_grad():
+        for patch, bias in zip(method.student.heads[0].prompt.patch, (-9.0, 9.0), strict=True):
+            patch.weight.zero_()
+            patch.bias.fill_(bias)
+    made = batch(classes=3)
+    dark, lit = (picture for _, picture in method.remarks([], made).pictures[:2])
+    assert np.array_equal(dark, drawn(made.image[0], torch.zeros(1, 1)))
+    assert np.array_equal(lit, drawn(made.image[1], torch.ones(1, 1)))

@@ -16,7 +16,7 @@ from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
 from segdistill.methods.knowsam import KnowSAM, KnowSAMConfig
 from segdistill.methods.sam_distillation import SamDistillation, Skd, sam_size
-from segdistill.methods.ugda import partners, uncertain_cells
+from segdistill.methods.ugda import drawn, partners, uncertain_cells
 from segdistill.models.aggregation import HybridAggregation
 from segdistill.models.statistics import untracked_statistics
 from segdistill.types import Batch, Task
@@ -486,3 +486,14 @@ def test_a_run_without_sam_says_nothing_about_it():
     assert len(made.pictures) == len(batch().image)
     assert all(picture.shape == (32, 32, 3) for _, picture in made.pictures)
     assert build(teacher="none", mix_cells=0).remarks([], batch()).pictures == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "lowest"), [({}, False), ({"mix_where": "lowest"}, True), ({"as_released": True}, True)]
+)
+def test_the_report_draws_the_cells_that_are_overwritten(settings, lowest):
+    method, made = build(teacher="none", **settings).eval(), batch()
+    with torch.no_grad():
+        cells = uncertain_cells(method.trio(made.image), 5, lowest=lowest)
+    for (_, picture), image, chosen in zip(method.remarks([], made).pictures, made.image, cells, strict=True):
+        assert np.array_equal(picture, drawn(image, chosen))

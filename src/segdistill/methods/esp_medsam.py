@@ -294,7 +294,9 @@ class ESPMedSAM(nn.Module):
         """Teacher, student and routed student compared; the patch prompts on images."""
         if self.config.patch_prompt == "none":
             return Remarks(tuple(self.sentences(log)), ())
-        patch = self.student.run(batch.image, batch.modality).patch.sigmoid().amax(1)
+        patch = self.student.run(batch.image, batch.modality).patch.sigmoid()
+        own = self.student.class_of[batch.modality][:, :, None, None]  # the rest prompts nothing, and is not trained
+        patch = patch.take_along_dim(own, 1).amax(1)
         pictures = [(f"patch prompt {i + 1}", drawn(batch.image[i], patch[i])) for i in range(len(patch))]
         return Remarks(tuple(self.sentences(log)), tuple(pictures))
 

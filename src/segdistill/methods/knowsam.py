@@ -301,9 +301,12 @@ class KnowSAM(nn.Module):
 
     def mixed(self, batch: Batch, z_f: Tensor, source: Tensor) -> Mixed:
         """UGDA: each row's uncertain cells are overwritten by its partner's."""
+        return mix(batch, self.cells(z_f), source, self.config.mix_confidence)
+
+    def cells(self, z_f: Tensor) -> Tensor:
+        """(B, H, W) bool: what UGDA overwrites where the fusion says z_f."""
         c = self.config
-        cells = uncertain_cells(z_f, c.mix_cells, lowest=c.mix_where == "lowest" or c.as_released)
-        return mix(batch, cells, source, c.mix_confidence)
+        return uncertain_cells(z_f, c.mix_cells, lowest=c.mix_where == "lowest" or c.as_released)
 
     def watched(self, image: Tensor, modality: Tensor) -> dict[str, Tensor]:
         """Every network's logits, to see over the training who knows what."""
@@ -318,8 +321,8 @@ class KnowSAM(nn.Module):
         """Whether SAM had anything to teach, and which cells UGDA overwrites, drawn on images."""
         self.eval()
         with torch.no_grad():
-            cells = uncertain_cells(self.trio(batch.image), self.config.mix_cells or 1)
-        pictures = [(f"uncertain cells {i + 1}", drawn(batch.image[i], cells[i])) for i in range(len(cells))]
+            cells = self.cells(self.trio(batch.image))
+        pictures = [(f"overwritten cells {i + 1}", drawn(batch.image[i], cells[i])) for i in range(len(cells))]
         mixing = about_mixing(log, float(self.best_dice), self.config.mix_from_dice) if self.mixes else ()
         words = (*(self.sam.about(log) if self.sam else ()), *mixing)
         return Remarks(words, tuple(pictures) if self.config.mix_cells else ())
