@@ -203,7 +203,16 @@ def test_the_budget_holds_pre_training():
     for share in (0, 1.5):
         with pytest.raises(UserError, match=r"--bcp.pretrain .*: needs a share"):
             BCP.require(BCPConfig(pretrain=share))
-    BCP.require(BCPConfig(pretrain=1.0, sam="tiny"))
+    for config in (BCPConfig(pretrain=1.0), BCPConfig(pretrain=1.0, unsupervised=0, sam="tiny")):
+        assert BCP.require(config) == config
+
+
+@pytest.mark.parametrize("share", [1.0, 0.9999])
+def test_a_sam_that_would_never_teach_is_refused(share):
+    """0.9999 of 3,000 updates are all of them."""
+    with pytest.raises(UserError, match=r"--bcp\.sam tiny: SAM teaches after pre-training"):
+        BCP.require(BCPConfig(pretrain=share, sam="tiny"))
+    BCP.require(BCPConfig(pretrain=0.9, sam="tiny"))
 
 
 def test_both_start_from_the_pre_trained_weights(tmp_path):

@@ -19,7 +19,7 @@ from segdistill.methods.sam_distillation import SamDistillation, Skd, sam_size
 from segdistill.methods.ugda import drawn, partners, uncertain_cells
 from segdistill.models.aggregation import HybridAggregation
 from segdistill.models.statistics import untracked_statistics
-from segdistill.types import Batch, Task
+from segdistill.types import Batch, Task, UserError
 
 TASK = Task(2, (32, 32), ("",), 6, 4)
 OFF = {"kd": "none", "entropy_weight": 0.0, "agreement": "none", "mix_cells": 0}
@@ -394,6 +394,29 @@ def test_a_step_in_bf16(size):
         output = method.step(made, 0.6)
     output.loss.backward()
     assert torch.isfinite(output.loss)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"mix_cells": 17}, "--knowsam.mix_cells 17: the grid has 16 cells"),
+        ({"mix_cells": -1}, "--knowsam.mix_cells -1: the grid has 16 cells"),
+        ({"as_released": True, "kd": "hard"}, "--knowsam.kd hard: --knowsam.as_released true"),
+        ({"as_released": True, "agreement": "cps"}, "--knowsam.agreement cps: --knowsam.as_released true"),
+    ],
+)
+def test_settings_that_would_crash_or_do_nothing_are_refused(settings, said):
+    with pytest.raises(UserError, match=said):
+        KnowSAM.require(KnowSAMConfig(teacher="none", **settings))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mix_cells": 0}, {"mix_cells": 16}, {"as_released": True, "kd": "none", "agreement": "none"}]
+)
+def test_settings_at_the_edge_are_taken(settings):
+    config = KnowSAMConfig(teacher="none", **settings)
+    assert KnowSAM.require(config) == config
+    assert torch.isfinite(build(**vars(config)).step(batch(), 0.6).loss)
 
 
 # --- released vs paper ----------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
 from segdistill.methods import METHODS, unimatch
 from segdistill.methods.unimatch import cutmix_boxes, mixed
-from segdistill.types import Batch, Task
+from segdistill.models.students import STUDENTS, build_student
+from segdistill.types import Batch, Task, UserError
 
 TASK = Task(2, (32, 32), ("",), 6, 4)
 
@@ -117,6 +118,18 @@ def test_mean_teacher_normalises_labelled_images_by_themselves(apart):
         z = method.logits(picked)[picked.labelled]
         seen.append((z, method.student.encoder[0][1].running_mean.clone()))
     assert all(torch.allclose(a, b, atol=1e-6) == apart for a, b in zip(*seen, strict=True))
+
+
+@pytest.mark.parametrize("student", [*STUDENTS, "no_such_network"])
+def test_unimatch_takes_the_students_whose_features_it_can_perturb(student):
+    config = METHODS["unimatch"].Config(student=student)
+    network = build_student(student, classes=2) if student in STUDENTS else None
+    if hasattr(network, "encode") and hasattr(network, "decode"):
+        assert METHODS["unimatch"].require(config) == config
+        assert torch.isfinite(METHODS["unimatch"](config, TASK).step(batch(), 0.5).loss)
+    else:
+        with pytest.raises(UserError, match=f"--unimatch.student {student}: .*choose one of unet, vnet, polyp_pvt"):
+            METHODS["unimatch"].require(config)
 
 
 def test_unimatch_terms_come_from_confident_unlabelled_pixels_only():

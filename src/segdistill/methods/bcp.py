@@ -71,9 +71,14 @@ class BCP(nn.Module):
 
     @staticmethod
     def require(config: BCPConfig) -> BCPConfig:
-        """UserError for a share that is none, or where SAM's weights are not to be had."""
+        """UserError for a share that is none, or where SAM's weights are not to be had or would never teach."""
         if not 0 < config.pretrain <= 1:
             raise UserError(f"--bcp.pretrain {config.pretrain}: needs a share of the iterations, above 0 and up to 1")
+        if config.sam != "none" and pretraining(config) >= config.iterations:
+            raise UserError(
+                f"--bcp.sam {config.sam}: SAM teaches after pre-training, and --bcp.pretrain {config.pretrain} leaves "
+                "no updates for it; give a smaller share, or leave --bcp.sam out"
+            )
         return replace(config, sam=require_sam(config.sam))
 
     def __init__(self, config: BCPConfig, task: Task) -> None:
@@ -86,7 +91,7 @@ class BCP(nn.Module):
     def stages(self) -> list[Stage]:
         """Pre-training, then copy-paste both ways; without pseudo-labels the one stage of `supervised`, row for row."""
         c = self.config
-        first = max(1, round(c.pretrain * c.iterations)) if c.unsupervised else 0
+        first = pretraining(c)
         stages = []
         if first:
             stages.append(self.stage("pretrain", self.pretrain, first, 0))
@@ -178,6 +183,11 @@ class BCP(nn.Module):
         z = self.teacher(batch.image[rows], batch.modality[rows])
         label = label_map(annotated_logits(z, batch.classes[rows]))
         return largest_components(label) if self.config.largest_component else label
+
+
+def pretraining(c: BCPConfig) -> int:
+    """Updates of the first stage; without pseudo-labels there is none."""
+    return max(1, round(c.pretrain * c.iterations)) if c.unsupervised else 0
 
 
 def region_loss(z: Tensor, target: Tensor, classes: Tensor, region: Tensor) -> Tensor:

@@ -35,10 +35,10 @@ from ..models.aggregation import Mean, Trio
 from ..models.statistics import normalised_apart, untracked_statistics
 from ..models.students import StudentSpec, build_student
 from ..transforms.presets import released_weak_strong, weak_strong
-from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
+from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task, UserError
 from .sam_distillation import SamDistillation, Skd, require_sam
 from .standing import Standing
-from .ugda import Mixed, about_mixing, drawn, mix, uncertain_cells
+from .ugda import GRID, Mixed, about_mixing, drawn, mix, uncertain_cells
 
 UNET, VNET = 0, 1  # in the standing
 
@@ -66,7 +66,7 @@ class KnowSAMConfig:
         consistency_full: Progress at which it has its whole weight.
         mix_from: Progress from which UGDA mixes.
         mix_from_dice: UGDA also waits for this validation Dice of the student, the best so far; for very few masks.
-        mix_cells: Cells of the 4 x 4 grid that are overwritten; 0: no UGDA (an ablation).
+        mix_cells: Cells of the 4 x 4 grid that are overwritten, up to 16; 0: no UGDA (an ablation).
         mix_where: Cells of the highest or the lowest entropy.
         mix_confidence: SAM's labels count in mixed images where its probability reaches this.
         mix_labels: Labels of unlabelled pixels: SAM's, or the student's while SAM is behind it.
@@ -81,7 +81,7 @@ class KnowSAMConfig:
         aggregation: Corrects the mean of the subnets, replaces it, or is left out (mean; an ablation).
         normalised: Whether the V-Net has batch norm.
         window: SAM's windows, or the whole grid as one (another function, faster).
-        as_released: Compute what the public code does, faults included.
+        as_released: Compute what the public code does, faults included; not with kd: hard or agreement: cps.
     """
 
     student: Literal["fused", "mean", "unet", "vnet"] = "fused"
@@ -142,7 +142,8 @@ class KnowSAM(nn.Module):
 
     @staticmethod
     def require(config: KnowSAMConfig) -> KnowSAMConfig:
-        """UserError where SAM's weights are not to be had."""
+        """UserError for settings that the method cannot follow, or where SAM's weights are not to be had."""
+        check(config)
         return replace(config, teacher=require_sam(config.teacher))
 
     def __init__(self, config: KnowSAMConfig, task: Task) -> None:
@@ -356,3 +357,14 @@ def skd(c: KnowSAMConfig) -> Skd:
         full=c.unsupervised_full,
         gated=c.gate,
     )
+
+
+def check(c: KnowSAMConfig) -> None:
+    """Settings that the grid does not have, or that the released code's losses would override in silence."""
+    if not 0 <= c.mix_cells <= GRID**2:
+        raise UserError(f"--knowsam.mix_cells {c.mix_cells}: the grid has {GRID**2} cells; give 0 to {GRID**2}")
+    for name, value in (("kd", "hard"), ("agreement", "cps")):
+        if c.as_released and getattr(c, name) == value:
+            raise UserError(
+                f"--knowsam.{name} {value}: --knowsam.as_released true has the released loss instead; leave one out"
+            )

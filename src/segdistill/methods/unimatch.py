@@ -23,8 +23,10 @@ from ..losses.schedules import warm_up_cosine
 from ..losses.segmentation import annotated_logits, dice_cross_entropy
 from ..models.students import build_student
 from ..transforms.presets import weak, with_view
-from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
+from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task, UserError
 from .sam_distillation import beside, heard, part, require_sam
+
+STUDENTS = ("unet", "vnet", "polyp_pvt")  # features between encode and decode, of which channels can be dropped
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class UniMatchConfig:
     """Settings of UniMatch.
 
     Attributes:
-        student: Network to train, by name; it must have encode and decode.
+        student: Network to train, by name: unet, vnet or polyp_pvt.
         iterations: Updates in all.
         labelled_batch: Labelled images per batch.
         other_batch: Other images per batch.
@@ -69,7 +71,12 @@ class UniMatch(nn.Module):
 
     @staticmethod
     def require(config: UniMatchConfig) -> UniMatchConfig:
-        """UserError where SAM's weights are not to be had."""
+        """UserError for a student whose features cannot be perturbed, or where SAM's weights are not to be had."""
+        if config.student not in STUDENTS:
+            raise UserError(
+                f"--unimatch.student {config.student}: no network with features that UniMatch could perturb; "
+                f"choose one of {', '.join(STUDENTS)}"
+            )
         return replace(config, sam=require_sam(config.sam))
 
     def __init__(self, config: UniMatchConfig, task: Task) -> None:
