@@ -10,12 +10,14 @@ from helpers import disk, make_set
 from PIL import Image
 from test_cli import FAST
 
-from segdistill.api.references import sources_of
+from segdistill.api.references import meanings, sources_of
 from segdistill.cli import main
 from segdistill.data.findings import Named
 from segdistill.data.labels import as_known, build_mapping, scan_values
 from segdistill.data.manifest import load_manifest
+from segdistill.data.several import Source, into_classes
 from segdistill.deploy.card import Card
+from segdistill.types import Known
 
 GAPS = (0, 1, 3, 4)  # of background, a, b, c
 
@@ -153,3 +155,29 @@ def test_a_folder_that_cannot_be_is_said_before_anything_is_scored(gaps, tmp_pat
     assert main(["evaluate", "predicted", str(gaps), "--out", "file/below"]) == 2
     assert "file is a file; give a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def test_an_extended_student_keeps_what_values_meant(tmp_path):
+    def mapping(folder, names):
+        data = references(tmp_path / folder, scene(255), scene(255))
+        return build_mapping(scan_values(sorted((data / "masks").iterdir())), names)
+
+    old, classes = mapping("old", ["background", "polyp"]), ("background", "polyp", "stripe")
+    new = into_classes(mapping("new", ["background", "stripe"]), classes)
+    sources = {"new": Source("new", tmp_path, new)}
+    saved = json.loads(json.dumps(old.to_json()))
+    known = Known(old.classes, ("", ""), (32, 32), "squash", 0, (saved,))
+    before, own = meanings(sources, classes, known)
+    assert (before.indices, before.classes, before.annotated) == ((0, 1), classes, (0, 1))
+    assert own == new
+    assert as_known(old.found, [before, own]) is None  # 255 was polyp, and is stripe
+    assert meanings(sources, classes, None) == [new]
+    assert meanings(sources, classes, known._replace(meanings=())) == []  # who knows what 255 meant to it
+
+
+def test_a_class_that_a_set_does_not_annotate_stays_so_among_more_classes(gaps):
+    found = scan_values(sorted((gaps / "masks").iterdir()))
+    part = into_classes(build_mapping(found, ["bg", "a", "c", "d"]), ("bg", "a", "b", "c", "d"))
+    longer = into_classes(part, (*part.classes, "e"))
+    assert longer.marks() == (True, True, False, True, True, False)
+    assert longer.indices == part.indices

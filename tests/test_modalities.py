@@ -142,6 +142,15 @@ def test_extend_is_a_run_and_leaves_the_others_as_they_were(place, grown):
     assert "striped was added to dark, bright" in report
 
 
+def test_masks_that_may_mean_an_old_or_the_new_class_need_a_name(place, grown, capsys):
+    made_set(place / "old", ["dark"] * 2)
+    words = ["evaluate", "grown", "old", "--modality", "dark", "--out", "old scores"]
+    assert main(words) == 2
+    assert "3 class names" in capsys.readouterr().err
+    assert main([*words, "--classes", "background,foreground"]) == 0
+    assert summary(place / "old scores")["classes"]["foreground"]["images"] == 2
+
+
 def test_an_extended_student_finds_all_its_modalities(place, grown, capsys):
     made_set(place / "three", ["dark", "bright", "striped"], size=(64, 64))
     assert main(["predict", "grown", "three/images", "--out", "three masks"]) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +80,7 @@ class Known(NamedTuple):
     size: tuple[int, int]
     fit: str
     neighbours: int
+    meanings: tuple[dict[str, Any], ...] = ()  # of mask values, as its card keeps them
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..data.labels import LabelMapping, MaskValues, as_known, build_mapping, sca
 from ..data.rows import Manifest, Row
 from ..data.several import Source, into_classes
 from ..deploy.card import MEANINGS, Card
-from ..types import UserError
+from ..types import Known, UserError
 from .data import saved_sets
 from .terminal import bar, console
 
@@ -34,6 +34,17 @@ def sources_of(sets: Sequence[Manifest], card: Card, said: Mapping[str, Named]) 
         show_meaning("mask values" + (f" of {one.name}" if len(sets) > 1 else ""), mapping)
         sources[one.name] = Source(one.name, one.root, mapping)
     return sources
+
+
+def meanings(sources: Mapping[str, Source], classes: tuple[str, ...], known: Known | None) -> list[LabelMapping]:
+    """What mask values mean in a training's data sets, after those of the student that it started from.
+
+    None at all where that student does not say: in its data the same values may have meant other classes.
+    """
+    if known and not known.meanings:
+        return []
+    before = [into_classes(LabelMapping.from_json(saved), classes) for saved in known.meanings] if known else []
+    return before + [source.mapping for source in sources.values() if source.mapping]
 
 
 def show_meaning(title: str, mapping: LabelMapping) -> None:

@@ -34,6 +34,7 @@ from .data import SPLITS, Loaded, load_data, prepare_data, scored_rows, split_ta
 from .export import export
 from .options import TrainOptions, check_options, parse_size
 from .pretrained import pretrained
+from .references import meanings
 from .reporting import read_log, training_report
 from .runs import (
     config_text,
@@ -165,7 +166,7 @@ def _to_the_end(
     with _timed(run, processes):
         trained, method = _fit(run, folders, data, options, config, processes)
     processes.part()
-    card = _card(run, loaded, options, config, method.student)
+    card = _card(run, loaded, options, config, method.student, known)
     _save_last(run, method, trained, card)
     split, score = _scoring(run, loaded, options)
     evaluation = save_scored(run / "student", method.student, card, score)
@@ -270,7 +271,9 @@ def _balance(data: Dataset, options: TrainOptions) -> float:
     return 0.5 if len(data.datasets) > 1 else 0.0
 
 
-def _card(run: Path, loaded: Loaded, options: TrainOptions, config: Any, student: torch.nn.Module) -> Card:
+def _card(
+    run: Path, loaded: Loaded, options: TrainOptions, config: Any, student: torch.nn.Module, known: Known | None
+) -> Card:
     spec, data = student_spec(student), loaded.dataset
     found = read_json(run / "data" / "check.json")["findings"]
     leaks = [entry["what"] for entry in found if entry["code"] in LEAKS]  # counts; no file, no patient
@@ -292,7 +295,7 @@ def _card(run: Path, loaded: Loaded, options: TrainOptions, config: Any, student
             "name": loaded.facts["name"],
             "splits": split_table(data.rows),
             "leaks": leaks,
-            MEANINGS: [source.mapping.to_json() for source in loaded.sources.values() if source.mapping],
+            MEANINGS: [mapping.to_json() for mapping in meanings(loaded.sources, data.classes, known)],
         },
         pretrained=pretrained(config),
     )

@@ -153,4 +153,5 @@ def into_classes(mapping: LabelMapping, classes: tuple[str, ...]) -> LabelMappin
     place = (0, *(classes.index(name) for name in mapping.classes[1:]))
     if place == tuple(range(len(classes))):
         return replace(mapping, classes=classes)
-    return LabelMapping(mapping.found, tuple(place[index] for index in mapping.indices), classes, place)
+    annotated = place if mapping.annotated is None else tuple(place[index] for index in mapping.annotated)
+    return LabelMapping(mapping.found, tuple(place[index] for index in mapping.indices), classes, annotated)

@@ -88,7 +88,8 @@ def load_trained(path: Path) -> tuple[nn.Module, Known]:
         network = build_student(card["name"], **card["arguments"])
         network.load_state_dict(read_weights(folder / FILES[1]))
         classes, modalities, (height, width) = tuple(card["classes"]), tuple(card["modalities"]), card["size"]
-        return network, Known(classes, modalities, (height, width), card["fit"], card["neighbours"])
+        meanings = tuple(card.get("data", {}).get("mask values", ()))
+        return network, Known(classes, modalities, (height, width), card["fit"], card["neighbours"], meanings)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} holds no student that could teach ({reason}); give a finished run") from error
