@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from segdistill.data.audit import LEAKS, audit, judge
 from segdistill.data.hashing import SIDE, near_pairs
-from segdistill.data.inspection import inspect
+from segdistill.data.inspection import Seen, inspect
 from segdistill.data.manifest import Row, load_manifest
 
 
@@ -109,6 +110,15 @@ def test_frames_of_one_patient_are_alike_and_may_be(rows):
 def test_volumes_stand_in_for_patients(rows):
     torn = [replace(row, patient="", volume=f"v{i % 14}") for i, row in enumerate(rows)]
     assert codes(audit(torn, threads=1))["patients-across-splits"].what.endswith(": 2")
+
+
+def test_files_of_slices_stand_in_for_volumes():
+    folder = Path("set")  # never opened
+    rows = [Row(folder / f"b{i // 3}.nii.gz#{i % 3}", None, "test" if i == 4 else "train") for i in range(9)]
+    found = judge(rows, [Seen()] * 9, root=folder).leaks
+    assert [finding.code for finding in found] == ["patients-across-splits"]
+    assert found[0].files == ("b1.nii.gz (test, train)",)
+    assert set(found[0].rows) == {3, 4}
 
 
 def test_broken_files_are_findings(rows):

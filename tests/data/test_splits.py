@@ -76,6 +76,14 @@ def test_volumes_hold_together_where_patients_are_unknown() -> None:
         assert len({row.split for row in result if row.volume == volume}) == 1
 
 
+def test_the_slices_of_a_file_hold_together_where_nothing_else_is_known() -> None:
+    rows = [replace(row, image=ROOT / f"brain{i % 7}.nii.gz#{i // 7}") for i, row in enumerate(make(70))]
+    result = assign(rows)
+    assert {row.split for row in result} == {"train", "val", "test"}
+    for number in range(7):
+        assert len({row.split for row in result if row.image.name.startswith(f"brain{number}.")}) == 1
+
+
 def test_unlabelled_rows_train_unless_their_patient_is_scored() -> None:
     assert {row.split for row in assign(make(40, unlabelled=20)) if row.mask is None} == {"train"}
     result = assign(make(40, 8, unlabelled=20))

@@ -18,7 +18,7 @@ from .census import pixels_of_values, usable, values_of
 from .hashing import near_pairs
 from .inspection import Seen
 from .labels import LabelMapping, MaskValues
-from .rows import Row
+from .rows import Row, group_of
 from .volumes import volumes
 
 NAMED = 5  # files that a finding names; the rest are counted
@@ -70,7 +70,9 @@ class Desk:
 
     def name(self, number: int) -> str:
         """A row's image as findings name it: relative to its folder, with its data set where there are several."""
-        path, dataset = self.rows[number].image, self.rows[number].dataset
+        return self._placed(self.rows[number].dataset, self.rows[number].image)
+
+    def _placed(self, dataset: str, path: Path) -> str:
         root = self.sets[dataset].root
         inside = (path.relative_to(root) if root is not None and path.is_relative_to(root) else path).as_posix()
         return f"{dataset}: {inside}" if len(self.sets) > 1 else inside
@@ -116,20 +118,14 @@ class Desk:
                 yield self.finding("error", "broken-volume", what, "mend the column volume", numbers)
 
     def patients(self) -> Iterator[Finding]:
-        """Patients, or volumes where patients are unknown, in several splits."""
-        splits: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+        """Patients, or volumes (files of slices) where patients are unknown, in several splits."""
+        splits: dict[tuple[str, tuple[str, str]], dict[str, int]] = defaultdict(dict)
         for i, row in enumerate(self.rows):
-            group = row.patient or row.volume
-            if group and row.split:
-                splits[row.dataset, group].setdefault(row.split, i)
-        several = len(self.sets) > 1
-        torn = {
-            f"{dataset}: {group}" if several else group: found
-            for (dataset, group), found in splits.items()
-            if len(found) > 1
-        }
+            if row.split:
+                splits[row.dataset, group_of(row)].setdefault(row.split, i)
+        torn = [(key, found) for key, found in splits.items() if len(found) > 1]
         if torn:
-            files = tuple(f"{group} ({', '.join(sorted(found))})" for group, found in list(torn.items())[:NAMED])
+            files = tuple(f"{self._group(*key)} ({', '.join(sorted(found))})" for key, found in torn[:NAMED])
             yield Finding(
                 "error",
                 "patients-across-splits",
@@ -137,8 +133,14 @@ class Desk:
                 "keep each in one split, or leave the split column empty and train draws by patient",
                 files,
                 max(0, len(torn) - NAMED),
-                tuple(i for found in torn.values() for i in found.values()),
+                tuple(i for _, found in torn for i in found.values()),
             )
+
+    def _group(self, dataset: str, group: tuple[str, str]) -> str:
+        kind, name = group
+        if kind == "file":
+            return self._placed(dataset, Path(name))
+        return f"{dataset}: {name}" if len(self.sets) > 1 else name
 
     def copies(self) -> Iterator[Finding]:
         """Images equal in every pixel."""
@@ -158,10 +160,8 @@ class Desk:
         if len(numbers) < 2:
             return
         pictures = np.stack([picture for i in numbers if (picture := self.seen[i].picture) is not None])
-        known = []
-        for i in numbers:  # frames of a patient are alike, and of no harm while they stay in one split
-            group = self.rows[i].patient or self.rows[i].volume
-            known.append(f"{self.rows[i].split}/{self.rows[i].dataset}/{group}" if group else "")
+        # Frames of a patient are alike, and of no harm while they stay in one split.
+        known = ["/".join((row.split, row.dataset, *group_of(row))) for row in map(self.rows.__getitem__, numbers)]
         pairs = [(numbers[a], numbers[b]) for a, b in near_pairs(pictures, known)]
         yield from self._pairs("near-copies", "nearly equal", "~", pairs)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..formats import split_address
+
 
 @dataclass(frozen=True)
 class Row:
@@ -29,3 +31,11 @@ class Manifest:
     name: str
     root: Path
     rows: tuple[Row, ...]
+
+
+def group_of(row: Row) -> tuple[str, str]:
+    """What must stay in one split, as (kind, name): the patient, else the volume, else the file, of all its slices."""
+    for kind in ("patient", "volume"):
+        if name := getattr(row, kind):
+            return kind, name
+    return "file", str(split_address(row.image)[0])

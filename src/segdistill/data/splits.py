@@ -21,7 +21,7 @@ from typing import TypeVar
 from ..formats.images import replacing
 from ..types import UserError
 from .manifest import COLUMNS, read_rows
-from .rows import Manifest, Row
+from .rows import Manifest, Row, group_of
 
 T = TypeVar("T")
 _SAVED_COLUMNS = (*COLUMNS, "hidden")
@@ -34,7 +34,7 @@ def assign_splits(manifest: Manifest, *, val: float, test: float, seed: int) -> 
     Splits that the manifest brings win: rows without one then join train (logged), a missing test split stays missing,
     a missing val split is drawn from train. Otherwise both are drawn. `val` and `test` are a fraction (below 1) or a
     number (1 or more) of the labelled images drawn from. Draws keep patients whole (where these are unknown volumes,
-    then images) and come as near to the number as that allows. Unlabelled rows train, except that those of a drawn
+    then files) and come as near to the number as that allows. Unlabelled rows train, except that those of a drawn
     patient follow: they serve no score, but must not be trained on either.
 
     Raises:
@@ -114,7 +114,7 @@ def _draw_groups(rows: Sequence[Row], wanted: dict[str, float], seed: int) -> li
     """A split for every row: a prefix of the shuffled groups per wanted split, the rest "train"."""
     groups: dict[tuple[str, str], list[int]] = {}
     for i, row in enumerate(rows):
-        groups.setdefault(_group(row), []).append(i)
+        groups.setdefault(group_of(row), []).append(i)
     sizes = {key: sum(rows[i].mask is not None for i in members) for key, members in groups.items()}
     candidates = _shuffled([key for key, size in sizes.items() if size], seed, "split")
     total = sum(sizes.values())
@@ -127,21 +127,13 @@ def _draw_groups(rows: Sequence[Row], wanted: dict[str, float], seed: int) -> li
                 asked = " and ".join(f"{name} {amount:g}" for name, amount in wanted.items() if amount)
                 raise UserError(
                     f"{total} labelled images in {sum(map(bool, sizes.values()))} groups (patient, else volume, else "
-                    f"image) are too few for {asked} beside training; ask for less, or 0"
+                    f"file) are too few for {asked} beside training; ask for less, or 0"
                 )
             group = candidates.pop(0)
             taken += sizes[group]
             for i in groups[group]:
                 drawn[i] = split
     return drawn
-
-
-def _group(row: Row) -> tuple[str, str]:
-    """What must stay in one split: the patient, else the volume, else the image."""
-    for kind in ("patient", "volume"):
-        if name := getattr(row, kind):
-            return kind, name
-    return "image", str(row.image)
 
 
 def _target(split: str, amount: float, total: int) -> int:
