@@ -340,6 +340,7 @@ def bad_inputs(tmp_path, data, run):
         "unknown preset": (["check", str(data), "--show-augment", "wild"], "weak"),
         "no SAM": ([*train, "--method", "knowsam", "--knowsam.teacher", "sam_vit_b_01ec64.pth"], "fetch https"),
         "no SAM beside": ([*train, "--method", "unimatch", "--unimatch.sam", "huge"], "tiny, small"),
+        "demo into a file": (["demo", "--out", "note.txt"], "is a file"),
         "no teacher": ([*train, "--method", "kdas", "--kdas.teacher", "nowhere"], "nowhere"),
         "no backbone": ([*train, "--method", "kdas", "--kdas.backbone-weights", "b0.pth"], "b0.pth"),
     }
@@ -353,7 +354,7 @@ NAMES = [
     "bad device", "bad precision", "unknown key in config", "broken config", "config missing", "run exists",
     "resume nothing", "resume with options", "student missing", "student a text file", "images missing", "no out",
     "export to png", "int8 of nothing", "xml without its format", "no such split", "masks do not match",
-    "unknown preset",
+    "unknown preset", "demo into a file",
     "no SAM", "no SAM beside", "no teacher", "no backbone",
 ]  # fmt: skip
 
@@ -372,6 +373,25 @@ def test_bad_input_is_one_line(name, tmp_path, tiny_set, run, capsys):
     assert message.count("\n") == 1
     assert expected in message
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_demo_replaces_only_what_a_demo_wrote(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segdistill.api.demo.train", stop)
+    (tmp_path / "work" / "phantom").mkdir(parents=True)
+    (tmp_path / "work" / "phantom" / "scan.png").write_bytes(b"one's own")
+    assert main(["demo", "--out", "work"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in (tmp_path / "work").rglob("*")] == ["phantom", "scan.png"]
+    assert main(["demo", "--out", "demo"]) == 130
+    for name in ("my run", "knowsam"):
+        (tmp_path / "demo" / name).mkdir()
+    assert main(["demo", "--out", "demo", "--iterations", "0"]) == 2
+    assert (tmp_path / "demo" / "knowsam").is_dir()
+    assert main(["demo", "--out", "demo"]) == 130
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == {"demo.txt", "phantom", "my run"}
 
 
 def test_no_traceback_from_the_shell(tmp_path):
