@@ -294,6 +294,8 @@ def bad_inputs(tmp_path, data, run):
     for path in (bare / "masks").iterdir():
         path.unlink()
     train = ["train", str(data), "--out", "new"]
+    (tmp_path / "scored").mkdir()
+    shutil.copy(run / "scores.csv", tmp_path / "scored")  # as `evaluate --out scored` leaves it
     return {
         "no verb": (["trian"], "train"),
         "no data": (["train"], "needs a data folder"),
@@ -326,6 +328,7 @@ def bad_inputs(tmp_path, data, run):
         "broken config": ([*train, "--config", "broken.yaml"], "config"),
         "config missing": ([*train, "--config", "none.yaml"], "none.yaml"),
         "run exists": (["train", str(data), "--out", str(run)], "--resume"),
+        "scores exist": (["train", str(data), "--out", "scored", "--cache", "c", *FAST], "holds scores.csv"),
         "resume nothing": (["train", "--resume", "empty"], "config.yaml"),
         "resume with options": (["train", "--resume", str(run), "--seed", "3"], "--resume"),
         "student missing": (["predict", "nowhere", str(data), "-o", "o"], "nowhere"),
@@ -354,7 +357,7 @@ NAMES = [
     "bad device", "bad precision", "unknown key in config", "broken config", "config missing", "run exists",
     "resume nothing", "resume with options", "student missing", "student a text file", "images missing", "no out",
     "export to png", "int8 of nothing", "xml without its format", "no such split", "masks do not match",
-    "unknown preset", "demo into a file",
+    "unknown preset", "demo into a file", "scores exist",
     "no SAM", "no SAM beside", "no teacher", "no backbone",
 ]  # fmt: skip
 

@@ -20,6 +20,7 @@ from ..types import UserError
 from .options import TrainOptions
 
 REPORTED = ("segdistill", "torch", "lightning-fabric", "numpy", "scipy", "pillow", "safetensors")
+RESULTS = ("report.html", "scores.csv", "student", "checkpoints")  # of a run, or of evaluate --out
 
 
 def method_named(name: str) -> Any:
@@ -32,13 +33,15 @@ def method_named(name: str) -> Any:
 
 
 def new_folder(out: Path | None, data: Sequence[Path], options: TrainOptions) -> Path:
-    """The folder of a new run; UserError when one is there already."""
+    """The folder of a new run; UserError where one, or a part of one, is there already."""
     if out is None:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         name = "+".join(folder.resolve().stem for folder in data[:3]) + ("+more" if len(data) > 3 else "")
         out = Path("runs") / f"{name}-{options.method}-{stamp}"
     if (out / "config.yaml").exists():
         raise UserError(f"{out}: holds a run already; continue it with --resume {out}, or choose another --out")
+    if held := next((name for name in RESULTS if (out / name).exists()), None):
+        raise UserError(f"{out}: holds {held} already, but no run; choose another --out")
     if out.is_file():
         raise UserError(f"{out}: is a file; --out needs a folder")
     try:
