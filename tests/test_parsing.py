@@ -30,6 +30,21 @@ def test_what_is_wrong_is_said_in_words(words, said, capsys, tmp_path, monkeypat
     assert capsys.readouterr().err == f"segdistill: {said}; see segdistill train --help\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["--method bcp --method unimatch", "--method=unimatch --config bcp.yaml", "--config bcp.yaml --method unimatch"],
+)
+def test_the_last_method_and_its_settings(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bcp.yaml").write_text("method: bcp\n", encoding="utf-8")
+    asked = []
+    monkeypatch.setattr("segdistill.api.train.train", lambda *given: asked.append(given))
+    assert main(["train", "data", *words.split()]) == 0
+    options, config = asked[0][2:]
+    assert options.method == "unimatch"
+    assert type(config).__name__ == "UniMatchConfig"
+
+
 def test_a_function_of_a_verb_too(capsys):
     assert main("predict a b --out c --engine spark".split()) == 2  # noqa: SIM905
     assert (

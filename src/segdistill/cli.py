@@ -110,7 +110,8 @@ def _train(words: list[str]) -> int:
     if not isinstance(given[name], Namespace):
         raise UserError(f"{name}: {given[name]!r} is no group of settings; write {name}: {{iterations: 1000}}")
     built: Namespace = parser.instantiate(given)
-    options = TrainOptions(**{key: built[key] for key in TrainOptions.__dataclass_fields__})
+    chosen = {key: built[key] for key in TrainOptions.__dataclass_fields__}
+    options = TrainOptions(**chosen | {"method": name})  # also where a --config after --method names another
     train(data, given.out, options, built[name])
     return 0
 

@@ -88,15 +88,15 @@ def _underscored(words: Sequence[str]) -> list[str]:
 
 def chosen_method(words: list[str]) -> str:
     """The method that decides which settings there are: the last --method, else the one in a --config file."""
-    name = "supervised"
+    name, said = "supervised", None
     for word, after in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
         value = value if equals else after
         if option == "--method":
-            return value
+            said = value
         if option == "--config" and Path(value).is_file():
             name = _settings(Path(value)).get("method", name)
-    return name
+    return name if said is None else said
 
 
 def _settings(path: Path) -> dict[str, Any]:
