@@ -201,6 +201,24 @@ def test_a_full_disk_keeps_the_old_checkpoint(whole, tmp_path, monkeypatch):
     assert_same(whole["32"][0], tmp_path / "run")
 
 
+@pytest.mark.parametrize(("owner", "name", "at"), [(os, "fsync", 2), (Path, "write_text", 2)], ids=["sync", "cut"])
+def test_a_disk_full_for_the_log_is_one_line(whole, tmp_path, monkeypatch, owner, name, at):
+    original, calls = getattr(owner, name), []
+
+    def full(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == at:
+            raise OSError(28, "No space left on device")
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full)
+        with pytest.raises(UserError, match=r"log\.jsonl: cannot write .*No space left.*--resume"):
+            run(tmp_path / "run")
+    run(tmp_path / "run")
+    assert_same(whole["32"][0], tmp_path / "run")
+
+
 def test_a_loss_that_is_not_finite_names_its_term(tmp_path):
     class Broken(Toy):
         def pair(self, batch, progress):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -43,30 +44,33 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        if self._file:
-            self._file.close()
         if self._board:
             self._board.close()
+        with self._writing():
+            if self._file:
+                self._file.close()
 
     def cut(self, stage_names: list[str], stage: int, iteration: int) -> None:
         """Drop what was logged after this moment, so that a resumed run writes it again, the same."""
         if self.silent:
             return
-        if self._file:
-            self._file.close()
-        kept = []
+        temporary = self.path.with_suffix(".tmp")
+        with self._writing():
+            if self._file:
+                self._file.close()
+            temporary.write_text("".join(self._until(stage_names, stage, iteration)), encoding="utf-8", newline="\n")
+            temporary.replace(self.path)
+            self._file = self.path.open("a", encoding="utf-8", newline="\n")
+
+    def _until(self, stage_names: list[str], stage: int, iteration: int) -> Iterator[str]:
         for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
             try:
                 entry = json.loads(line)
             except ValueError:
-                break  # a line that a kill cut short
+                return  # a line that a kill cut short
             if (stage_names.index(entry["stage"]), entry["iteration"]) > (stage, iteration):
-                break
-            kept.append(line)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8", newline="\n")
-        temporary.replace(self.path)
-        self._file = self.path.open("a", encoding="utf-8", newline="\n")
+                return
+            yield line
 
     def start_stage(self, name: str, total: int, done: int) -> None:
         """Show a new bar."""
@@ -95,16 +99,23 @@ class RunLog:
     def sync(self) -> None:
         """Put on disk what was logged so far; before a checkpoint says it was."""
         if self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with self._writing():
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self._file:
-            try:
+            with self._writing():
                 self._file.write(json.dumps(entry) + "\n")
-            except OSError as error:
-                resume = f"segdistill train --resume {self.path.parent}"
-                raise UserError(f"{self.path}: cannot write ({error}); free some space, then {resume}") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A disk that refuses is one line. Writes are buffered, so it mostly does so at a flush or a close."""
+        try:
+            yield
+        except OSError as error:
+            resume = f"segdistill train --resume {self.path.parent}"
+            raise UserError(f"{self.path}: cannot write ({error}); free some space, then {resume}") from error
 
     def _to_board(self, stage: str, iteration: int, values: Mapping[str, float]) -> None:
         if self._board:
