@@ -237,6 +237,23 @@ def test_stopped_while_scoring_goes_on_with_scoring(tiny_set, run, tmp_path, mon
     assert (tmp_path / "run" / "scores.csv").read_bytes() == (run / "scores.csv").read_bytes()
 
 
+def test_data_that_are_gone_stop_a_resume_and_may_come_back_elsewhere(tmp_path, monkeypatch, capsys):
+    data = make_set(tmp_path / "data", count=9, size=32)
+    with monkeypatch.context() as patch:
+        patch.setattr("segdistill.api.train.write_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(["train", str(data), "--out", "run", "--cache", "cache", *FAST]) == 130
+    data.rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert main(["train", "--resume", "run"]) == 2
+    message = capsys.readouterr().err
+    place = tmp_path / "run" / "data" / "data.json"
+    assert message.count("\n") == 1
+    assert "000.png: cannot be found" in message
+    assert str(place.relative_to(tmp_path)) in message
+    place.write_text(json.dumps(json.loads(place.read_text("utf-8")) | {"root": str(tmp_path / "moved")}), "utf-8")
+    assert main(["train", "--resume", "run"]) == 0
+
+
 def test_changed_data_stop_a_resume(tmp_path, monkeypatch):
     data = make_set(tmp_path / "data", count=9, size=32)
     words = ["train", str(data), "--out", "run", "--cache", "cache", *FAST]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_cache_path
 
 from ..data.audit import Audit, judge_sets
-from ..data.cache import join_caches, open_cache, truth
+from ..data.cache import Cache, join_caches, open_cache, truth
 from ..data.findings import Named
 from ..data.inspection import Seen, inspect
 from ..data.labels import LabelMapping, MaskValues, scan_values
@@ -227,26 +227,18 @@ def saved_sets(run: Path) -> tuple[dict[str, Source], list[list[Row]]]:
 
 
 def load_data(run: Path, options: TrainOptions, known: Known | None = None) -> Loaded:
-    """The data of a run folder, from the cache; UserError when the files changed since the run began."""
+    """The data of a run folder, from the cache; UserError when files changed since the run began, or are gone."""
     from ..data.batches import Dataset
 
     facts = read_json(run / "data" / "data.json")
     sources, parts = saved_sets(run)
-    caches = []
-    with bar("decoding images") as progress:
-        for source, part in zip(sources.values(), parts, strict=True):
-            cache = open_cache(
-                part,
-                source.mapping,
-                size=parse_size(options.size),
-                fit=options.fit,
-                neighbours=options.neighbours,
-                folder=options.cache or user_cache_path("segdistill", appauthor=False),
-                threads=options.threads,
-                on_progress=progress,
-            )
-            caches.append(cache)
-    whole = join_caches(caches)
+    try:
+        whole = join_caches(_open_caches(sources, parts, options))
+    except OSError as error:
+        place = run / "data" / "data.json"
+        raise UserError(
+            f"{error.filename}: cannot be found ({error.strerror}); put the data back, or name their folder in {place}"
+        ) from None
     if facts.get("hash", whole.data_hash) != whole.data_hash:
         where = ", ".join(str(source.root) for source in sources.values())
         raise UserError(f"{where}: the images or masks changed since {run} began; start a new run")
@@ -259,6 +251,23 @@ def load_data(run: Path, options: TrainOptions, known: Known | None = None) -> L
     modalities = (*before, *sorted({row.modality for row in rows} - {*before}))
     marks = marks_of(list(sources.values()), rows, len(classes))
     return Loaded(Dataset(whole, rows, classes, modalities, marks), sources, facts)
+
+
+def _open_caches(sources: Mapping[str, Source], parts: Sequence[list[Row]], options: TrainOptions) -> list[Cache]:
+    with bar("decoding images") as progress:
+        return [
+            open_cache(
+                part,
+                source.mapping,
+                size=parse_size(options.size),
+                fit=options.fit,
+                neighbours=options.neighbours,
+                folder=options.cache or user_cache_path("segdistill", appauthor=False),
+                threads=options.threads,
+                on_progress=progress,
+            )
+            for source, part in zip(sources.values(), parts, strict=True)
+        ]
 
 
 def describe_sources(sources: Mapping[str, Source]) -> str:

@@ -104,6 +104,7 @@ def open_cache(
 
     Raises:
         UserError: A file cannot be read, or the disk is full.
+        OSError: A file is not there.
     """
     plan = _Plan(rows, mapping, size, fit, neighbours)
     target = folder / _key(plan)
