@@ -358,6 +358,7 @@ def bad_inputs(tmp_path, data, run):
         "no such split": (["evaluate", str(run / "student"), str(data), "--split", "val"], "split"),
         "masks do not match": (["evaluate", "empty", str(data)], "no mask"),
         "unknown preset": (["check", str(data), "--show-augment", "wild"], "weak"),
+        "no picture": (["check", str(data), "--show-augment", "weak", "--images", "0"], "--images 0"),
         "no SAM": ([*train, "--method", "knowsam", "--knowsam.teacher", "sam_vit_b_01ec64.pth"], "fetch https"),
         "no SAM beside": ([*train, "--method", "unimatch", "--unimatch.sam", "huge"], "tiny, small"),
         "demo into a file": (["demo", "--out", "note.txt"], "is a file"),
@@ -374,7 +375,7 @@ NAMES = [
     "bad device", "bad precision", "unknown key in config", "broken config", "config missing", "run exists",
     "resume nothing", "resume with options", "student missing", "student a text file", "images missing", "no out",
     "export to png", "int8 of nothing", "xml without its format", "no such split", "masks do not match",
-    "unknown preset", "demo into a file", "scores exist",
+    "unknown preset", "demo into a file", "scores exist", "no picture",
     "no SAM", "no SAM beside", "no teacher", "no backbone",
 ]  # fmt: skip
 

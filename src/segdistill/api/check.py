@@ -87,7 +87,7 @@ def show_augment(
         seed: Of the augmentation.
 
     Raises:
-        UserError: Unknown preset, unusable data.
+        UserError: Unknown preset, nothing to show, unusable data.
     """
     from ..data.labels import colours
     from ..formats import read_image, read_mask, resize_image, resize_labels, write_image
@@ -97,6 +97,8 @@ def show_augment(
 
     if preset not in PRESETS:
         raise UserError(f"--show-augment {preset}: choose one of {', '.join(PRESETS)}")
+    if images < 1 or versions < 1:
+        raise UserError(f"--images {images} --versions {versions}: need numbers of at least 1")
     sets = load_sets([Path(data)])
     rows = [row for row in sets[0].rows if row.mask]
     (mapping,) = read_mappings(rows, named_sets(sets, classes, threshold)).values()
