@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -413,6 +414,18 @@ def test_a_demo_replaces_only_what_a_demo_wrote(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "demo" / "knowsam").is_dir()
     assert main(["demo", "--out", "demo"]) == 130
     assert {path.name for path in (tmp_path / "demo").iterdir()} == {"demo.txt", "phantom", "my run"}
+
+
+def test_an_output_whose_code_page_lacks_a_name(tmp_path):
+    make_set(tmp_path / "数据", count=4, size=32)
+    done = subprocess.run(
+        [sys.executable, "-m", "segdistill", "check", "数据"],
+        capture_output=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"\u6570\u636e" in done.stdout
 
 
 def test_no_traceback_from_the_shell(tmp_path):
