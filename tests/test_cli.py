@@ -416,6 +416,16 @@ def test_a_demo_replaces_only_what_a_demo_wrote(tmp_path, monkeypatch, capsys):
     assert {path.name for path in (tmp_path / "demo").iterdir()} == {"demo.txt", "phantom", "my run"}
 
 
+def test_what_the_system_refuses_is_one_line(monkeypatch, capsys):
+    def refused(student: str, images: list[str], out: str):
+        raise PermissionError(13, "Permission denied", "some\nwhere")
+
+    monkeypatch.setattr("segdistill.api.use.predict", refused)
+    assert main(["predict", "student", "images", "-o", "out"]) == 2
+    said = "some\\nwhere: Permission denied; check path, permission and free space"
+    assert capsys.readouterr().err == f"segdistill: {said}\n"
+
+
 def test_an_output_whose_code_page_lacks_a_name(tmp_path):
     make_set(tmp_path / "数据", count=4, size=32)
     done = subprocess.run(

@@ -78,6 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as in `segdistill ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a disk, a permission, a network; nothing that a traceback helps with
+        reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"segdistill: {UserError(f'{where}{reason}; check path, permission and free space')}", file=sys.stderr)
+        return 2
 
 
 def _escape_what_cannot_be_written() -> None:
