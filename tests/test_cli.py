@@ -238,6 +238,19 @@ def test_stopped_while_scoring_goes_on_with_scoring(tiny_set, run, tmp_path, mon
     assert (tmp_path / "run" / "scores.csv").read_bytes() == (run / "scores.csv").read_bytes()
 
 
+def test_empty_validation_masks_choose_no_weights_and_a_run_says_so(tmp_path, capsys):
+    data = make_set(tmp_path / "data", count=9, size=32)
+    files = sorted((data / "images").iterdir())
+    for path in files[3:6]:
+        Image.new("L", (32, 32)).save(data / "masks" / path.name)
+    lines = [f"images/{p.name},masks/{p.name},{('train', 'val', 'test')[i // 3]}" for i, p in enumerate(files)]
+    (data / "manifest.csv").write_text("image,mask,split\n" + "\n".join(lines), encoding="utf-8")
+    assert main(["train", str(data), "--out", "run", "--cache", "cache", *FAST]) == 0
+    assert "no validation mask shows any foreground: the last weights" in " ".join(capsys.readouterr().out.split())
+    last, best = ((tmp_path / "run" / name / "student.safetensors").read_bytes() for name in ("student_last", "student"))
+    assert last == best
+
+
 def test_data_that_are_gone_stop_a_resume_and_may_come_back_elsewhere(tmp_path, monkeypatch, capsys):
     data = make_set(tmp_path / "data", count=9, size=32)
     with monkeypatch.context() as patch:

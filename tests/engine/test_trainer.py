@@ -251,6 +251,21 @@ def test_the_next_stage_starts_from_the_best_weights(tmp_path):
     assert seen
 
 
+def test_without_anything_to_find_in_validation_the_last_weights_stay(tmp_path):
+    made = trainer(tmp_path / "run")
+    made.batches.dataset.cache.masks[10:] = 0
+    with made.log:
+        made.start()
+        trained = made.run()
+    assert trained.best is None
+    assert "validation" not in (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8")
+    assert not list((tmp_path / "run" / "checkpoints").glob("best-*"))
+    with safe_open(trained.last, "pt") as file:
+        assert all(
+            torch.equal(v, file.get_tensor(f"model.{k}")) for k, v in checkpoint.stored_state(made.method).items()
+        )
+
+
 def test_only_what_trains_changes(tmp_path):
     method = Toy(iterations=(1, 6))
     before = {k: v.clone() for k, v in method.state_dict().items()}

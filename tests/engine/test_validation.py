@@ -134,6 +134,12 @@ def test_a_single_set_is_scored_by_image():
     assert scores == {"dice": pytest.approx(0.75), "dice_a": pytest.approx(0.75)}
 
 
+def test_empty_references_alone_score_nothing():
+    """Dice would be 0 for any network that finds something, and unknown for the others."""
+    found = validate(Ones(), several([("A", "", 0), ("A", "", 0), ("A", "", 1, "hidden")]), torch.device("cpu"))
+    assert found == ({}, {}, {})
+
+
 def twos(image, modality):
     """Another prediction: class 2 everywhere."""
     logits = torch.zeros(len(image), 3, *image.shape[-2:])

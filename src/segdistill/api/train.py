@@ -345,6 +345,8 @@ def _warnings(data: Dataset) -> list[str]:
     lines = []
     if not labelled["val"]:
         lines.append("no labelled validation image: the last weights are kept, not the best")
+    elif not len(data.validated):
+        lines.append("no validation mask shows any foreground: the last weights are kept, not the best")
     if not labelled["test"]:
         lines.append("no labelled test image: scores are on the validation split, which chose the weights (optimistic)")
     elif unscored := [name for name in data.datasets if name not in labelled["test"]]:

@@ -61,6 +61,13 @@ class Dataset:
         chosen = (row.split == split and (row.mask is not None) == labelled for row in self.rows)
         return np.flatnonzero(np.fromiter(chosen, bool, len(self.rows)))
 
+    @cached_property
+    def validated(self) -> NDArray[np.int64]:
+        """Numbers of the validation rows with a mask; none where all these are empty: Dice would choose nothing."""
+        numbers = self.numbers("val", labelled=True)
+        parts = np.array_split(numbers, len(numbers) // 64 + 1)
+        return numbers if any(self.cache.masks[part].any() for part in parts) else numbers[:0]
+
     def hidden(self) -> NDArray[np.int64]:
         """Numbers of the training rows whose truth is known and only hidden by the label budget."""
         chosen = (row.split == "train" and row.hidden is not None for row in self.rows)

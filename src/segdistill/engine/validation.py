@@ -52,14 +52,15 @@ def validate(
 
     Args:
         network: (image, modality) -> logits; left in eval mode.
-        data: Its "val" rows with a mask are scored; of those with a hidden mask up to 64, the same ones each time.
+        data: Its "val" rows with a mask are scored, unless all those masks are empty; of those with a hidden mask up to
+            64, the same ones each time.
         device: Where the network is.
         check: Called before each batch, equally often on all processes; may raise to abandon the validation.
         processes: Each scores every world-th row; all get the same scores, those of one process.
         watched: Other predictions, as `Stage.watched`.
     """
     processes = processes or Processes()
-    numbers = data.numbers("val", labelled=True)
+    numbers = data.validated
     if len(numbers) == 0:
         return Validation({}, {}, {})
     network.eval()
