@@ -247,7 +247,9 @@ def test_empty_validation_masks_choose_no_weights_and_a_run_says_so(tmp_path, ca
     (data / "manifest.csv").write_text("image,mask,split\n" + "\n".join(lines), encoding="utf-8")
     assert main(["train", str(data), "--out", "run", "--cache", "cache", *FAST]) == 0
     assert "no validation mask shows any foreground: the last weights" in " ".join(capsys.readouterr().out.split())
-    last, best = ((tmp_path / "run" / name / "student.safetensors").read_bytes() for name in ("student_last", "student"))
+    last, best = (
+        (tmp_path / "run" / name / "student.safetensors").read_bytes() for name in ("student_last", "student")
+    )
     assert last == best
 
 

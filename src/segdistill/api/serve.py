@@ -43,7 +43,7 @@ def serve(
         port: Port to listen on; 0: a free one.
         token: What clients must show; better set the environment variable SEGDISTILL_TOKEN, which ps does not list.
         max_bytes: Largest image file.
-        max_pixels: Largest image; larger ones are not decoded.
+        max_pixels: Largest image, padded where the student pads; larger ones are not decoded.
         max_seconds: Longest time from request to answer.
         max_waiting: Uploads that may wait; further ones are answered 503.
         device: cpu or cuda.

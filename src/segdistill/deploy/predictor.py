@@ -235,8 +235,11 @@ def fitting(found: Prediction, image: NDArray[np.uint8], card: Card, path: Path)
     return found
 
 
-def require_paddable(image: NDArray[np.uint8], card: Card) -> None:
-    """Refuse the strip of an image that padding to the aspect ratio would turn into more than memory holds."""
+def require_paddable(image: NDArray[np.uint8], card: Card, most: int = MAX_PIXELS) -> None:
+    """Refuse the strip of an image that padding to the aspect ratio would turn into more than `most` pixels."""
     height, width = image.shape[:2]
-    if card.fit == "pad" and math.prod(padded_shape(height, width, card.size)) > MAX_PIXELS:
-        raise UserError(f"an image of {width}x{height} pixels is too long to pad; crop it or predict it in tiles")
+    if card.fit == "pad" and math.prod(padded_shape(height, width, card.size)) > most:
+        raise UserError(
+            f"an image of {width}x{height} pixels is too long to pad (to at most {most:,} pixels); crop it "
+            "or predict it in tiles"
+        )

@@ -4,6 +4,7 @@ import io
 import json
 import zlib
 from base64 import b64decode
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,16 @@ def test_mask_and_overlay_are_those_of_predict_byte_for_byte(folder, image, tmp_
     stem = name[0]
     assert answers.mask(done) == ((tmp_path / "out" / f"{stem}.png").read_bytes(), "image/png")
     assert answers.drawn(done).body == (tmp_path / "out" / f"{stem}_overlay.png").read_bytes()
+
+
+def test_padding_counts_as_pixels(bright, image):
+    file = io.BytesIO()
+    Image.fromarray(image(1, 300)).save(file, format="PNG")
+    assert predict_upload(bright, file.getvalue(), None, 10_000).labels.shape == (1, 300)
+    bright.card = replace(bright.card, fit="pad")  # to 300 x 300
+    with pytest.raises(UserError, match=r"300x1 pixels is too long to pad \(to at most 10,000 pixels\)"):
+        predict_upload(bright, file.getvalue(), None, 10_000)
+    assert bright.calls == 1
 
 
 def test_areas_are_counted(bright, png):

@@ -16,7 +16,7 @@ from ...formats import jpeg_of_image, png_of_image, png_of_labels, read_raster_b
 from ...formats.overlay import overlay
 from ...types import UserError
 from ..card import Card
-from ..predictor import Predictor
+from ..predictor import Predictor, require_paddable
 from ..routing import Route, route_of
 from ..slices import predict_slices
 
@@ -47,9 +47,11 @@ def predict_upload(predictor: Predictor, content: bytes, spacing: Spacing | None
     """Decode and predict a file held in memory, as `predict_files` does it.
 
     Raises:
-        UserError: no image, a damaged one, or one of more than `max_pixels`, which are not decoded.
+        UserError: no image, a damaged one, or one of more than `max_pixels`, which are not decoded, or one that
+            the student would pad to more.
     """
     image = read_raster_bytes(content, NAME, max_pixels)
+    require_paddable(image, predictor.card, max_pixels)
     found = predict_slices(predictor, image[None])
     route = route_of(predictor, NAME, found.routing, None) if predictor.routes else None
     return Predicted(image, found.labels[0], predictor.card, spacing, route)

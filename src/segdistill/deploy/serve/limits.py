@@ -17,7 +17,7 @@ class Limits:
     """Of a request, and of all requests together. Raises UserError for what leaves no room for any."""
 
     max_bytes: int = 20_000_000  # of an image file
-    max_pixels: int = 25_000_000  # of an image; more are not decoded
+    max_pixels: int = 25_000_000  # of an image, also when padded; more are not decoded
     max_seconds: float = 30.0  # from the headers of a request to its answer
     max_waiting: int = 16  # uploads beside the one that is computed; more are refused with 503
 
