@@ -5,11 +5,13 @@ import os
 import numpy as np
 import pytest
 from helpers import make_set
+from volumes import save_series
 
 from segdistill.data.batches import Dataset, TrainingBatches
 from segdistill.data.cache import open_cache
 from segdistill.data.labels import build_mapping, scan_values
 from segdistill.data.manifest import load_manifest
+from segdistill.data.rows import Row
 from segdistill.data.splits import apply_budget
 from segdistill.formats import read_image, read_mask, resize_image, resize_labels
 from segdistill.types import UserError
@@ -51,6 +53,23 @@ def test_another_size_or_file_is_another_cache(data, tmp_path):
     assert opened(data, tmp_path, size=(32, 32))[1]
     os.utime(data[0][0].image, ns=(1, 1))
     assert opened(data, tmp_path)[1]
+
+
+def test_a_dicom_slice_more_in_the_folder_is_another_cache(tmp_path):
+    """The window of a series without one is over all its slices, so it changes the pixels of the others."""
+    folder = tmp_path / "case"
+    folder.mkdir()
+    files = save_series(folder, (np.arange(5 * 64).reshape(5, 8, 8) * 9).astype(np.uint16))
+    last = files[-1].rename(tmp_path / "last.dcm")
+    data = [Row(path, None, "train") for path in files[:-1]], None
+    first, _ = opened(data, tmp_path)
+    assert first.images.mean((1, 2, 3))[0] < first.images.mean((1, 2, 3))[-1] / 2
+    assert opened(data, tmp_path)[1] == []
+    last.rename(files[-1])
+    second, calls = opened(data, tmp_path)
+    assert calls
+    assert second.images.mean() < first.images.mean() - 10
+    assert second.data_hash != first.data_hash
 
 
 def test_a_budget_shares_the_cache(data, tmp_path):

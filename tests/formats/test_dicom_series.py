@@ -56,6 +56,49 @@ def test_one_window_over_a_series_without_any(tmp_path: Path) -> None:
     assert np.abs(read_series(find_series(files)[0][0]) - expected).max() <= 1
 
 
+def rising(folder: Path, **elements) -> list[Path]:
+    folder.mkdir()
+    return save_series(folder, VOLUME // np.arange(5, 0, -1).astype(np.uint16)[:, None, None], **elements)
+
+
+def test_a_slice_alone_is_shown_as_in_its_series(tmp_path: Path) -> None:
+    """Also beside another series, a picture and files that are none."""
+    files = rising(tmp_path / "a")
+    expected = read_series(find_series(files)[0][0])
+    means = expected.mean((1, 2))
+    assert means[-1] > 3 * means[0]
+    save_series(tmp_path, VOLUME, SeriesInstanceUID="1.2.3.9")
+    for number, path in enumerate(sorted(tmp_path.glob("*.dcm"))):
+        path.rename(tmp_path / "a" / f"other{number}.dcm")
+    (tmp_path / "a" / "damaged.dcm").write_bytes(b"nothing")
+    save_dicom(tmp_path / "a" / "still.dcm", VOLUME[0])
+    for k, path in enumerate(files):
+        np.testing.assert_array_equal(read_image(path)[..., 0], expected[k])
+    own = read_image(save_dicom(tmp_path / "alone.dcm", VOLUME[0] // 5))[..., 0]
+    assert own.mean() > 2 * expected[0].mean()
+
+
+def test_one_slice_without_a_window_takes_it_from_all(tmp_path: Path) -> None:
+    files = rising(tmp_path / "a", WindowCenter=300, WindowWidth=600)
+    own = read_image(files[0])[..., 0]
+    one = pydicom.dcmread(files[3])
+    del one.WindowWidth
+    one.save_as(tmp_path / "a" / "new.dcm")
+    files[3].unlink()
+    found = find_series(sorted((tmp_path / "a").iterdir()))[0][0]
+    shared = [read_image(path)[..., 0] for path in found.files]
+    np.testing.assert_array_equal(shared, read_series(found))
+    assert not np.array_equal(shared[0], own)
+
+
+def test_no_window_is_shared_where_files_lie_at_one_place(tmp_path: Path) -> None:
+    files = rising(tmp_path / "a")
+    shared = read_image(files[0])
+    (tmp_path / "a" / "copy.dcm").write_bytes(files[0].read_bytes())
+    alone = read_image(tmp_path / "a" / "copy.dcm")
+    assert alone.mean() > 2 * shared.mean()
+
+
 @pytest.mark.parametrize(
     ("orientation", "step"),
     [

@@ -22,7 +22,16 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import read_image, read_mask, resize_image, resize_labels, split_address
+from ..formats import (
+    DICOM_SUFFIXES,
+    dicom_files,
+    read_image,
+    read_mask,
+    resize_image,
+    resize_labels,
+    series_window,
+    split_address,
+)
 from ..types import UserError
 from .labels import LabelMapping
 from .rows import Row
@@ -143,6 +152,11 @@ def _key(plan: _Plan) -> str:
         for path in (row.image, truth(row)):
             stat = split_address(path)[0].stat() if path else None
             digest.update(repr((str(path), stat and (stat.st_size, stat.st_mtime_ns))).encode())
+    # A DICOM slice may be shown by the window of all that lie beside it
+    for folder in sorted({row.image.parent for row in plan.rows if row.image.suffix.lower() in DICOM_SUFFIXES}):
+        for file in dicom_files(folder):
+            stat = file.stat()
+            digest.update(repr((str(file), stat.st_size, stat.st_mtime_ns)).encode())
     return digest.hexdigest()
 
 
@@ -217,6 +231,8 @@ def _write(folder: Path, plan: _Plan, threads: int | None, on_progress: Callable
 
     def decode(number: int) -> bytes:
         row, content = rows[number], hashlib.blake2b(_content(rows[number].image), digest_size=16)
+        if window := series_window(rows[number].image):  # not decided by the file alone
+            content.update(f"{window[0]:.6g} {window[1]:.6g}".encode())
         image = read_neighbours(around[row.image]) if neighbours else read_image(row.image)
         images[number] = resize_image(image, size, fit)
         mask = truth(row)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import check_pair, find_series, is_volume, layout, read_image, split_address, stem_of
+from ..formats import DICOM_SUFFIXES, check_pair, find_series, is_volume, layout, read_image, split_address, stem_of
 from ..types import UserError
 from .rows import Row
 
@@ -125,7 +125,7 @@ def _join_series(rows: list[Row], root: Path) -> list[Row]:
 
 
 def _may_be_slice(row: Row) -> bool:
-    return not row.volume and row.image.suffix.lower() in (".dcm", ".dicom", ".ima")
+    return not row.volume and row.image.suffix.lower() in DICOM_SUFFIXES
 
 
 def _in_order(group: list[Row]) -> list[Row]:

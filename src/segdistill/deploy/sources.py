@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats import (
+    DICOM_SUFFIXES,
     Series,
     find_series,
     is_volume,
@@ -32,8 +33,6 @@ from ..types import UserError
 from .card import Card
 from .inputs import find_images
 
-DICOM = (".dcm", ".dicom", ".ima")
-
 
 class Source(NamedTuple):
     """Files that are predicted together, and the path of the result without its suffix."""
@@ -50,7 +49,7 @@ def find_sources(inputs: Sequence[str | Path], out: Path) -> list[Source]:
         UserError: as `find_images`, or a series with missing or doubled positions.
     """
     found = dict(find_images(inputs, out))
-    dicom = [file for file in found if file.suffix.lower() in DICOM]
+    dicom = [file for file in found if file.suffix.lower() in DICOM_SUFFIXES]
     series = find_series(dicom)[0] if dicom else []
     grouped = {file for one in series for file in one.files}
     sources = [Source((file,), name) for file, name in found.items() if file not in grouped]
@@ -68,7 +67,7 @@ def suffix_of(source: Source, *, dicom_seg: bool) -> str:
         UserError: a header that cannot be read, or a DICOM volume whose place in the patient is unknown.
     """
     file = source.files[0]
-    if file.suffix.lower() in DICOM:
+    if file.suffix.lower() in DICOM_SUFFIXES:
         if not dicom_seg and not source.series and layout(file).slices == 1:
             return ".png"
         _series(source)  # raises where the place in the patient is unknown
@@ -108,7 +107,7 @@ def write_slices(path: Path, labels: NDArray[np.uint8], source: Source, card: Ca
         write_labels(path, labels[0], card.colours)
     elif path.suffix == ".h5":
         write_label_volume(path, labels)
-    elif file.suffix.lower() not in DICOM:
+    elif file.suffix.lower() not in DICOM_SUFFIXES:
         write_labels_like(path, labels, file)
     elif path.suffix == ".dcm":
         write_series_seg(path, labels, _series(source), card.classes[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .dicom_seg import read_seg, write_series_seg
 from .dicom_series import Series, find_series, read_series, series_of, write_series_nifti
+from .dicom_window import DICOM_SUFFIXES, dicom_files, series_window
 from .files import (
     VOLUME_SUFFIXES,
     Layout,
@@ -33,12 +34,14 @@ from .nifti import write_labels_like
 from .resize import padded_shape, resize_image, resize_labels
 
 __all__ = [
+    "DICOM_SUFFIXES",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "VOLUME_SUFFIXES",
     "Layout",
     "Series",
     "check_pair",
+    "dicom_files",
     "find_series",
     "is_volume",
     "jpeg_of_image",
@@ -57,6 +60,7 @@ __all__ = [
     "resize_image",
     "resize_labels",
     "series_of",
+    "series_window",
     "split_address",
     "stem_of",
     "write_image",

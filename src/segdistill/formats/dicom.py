@@ -86,28 +86,36 @@ def read_header(path: Path) -> Header:
     return header_of(data, path)
 
 
-def read_volume(path: Path) -> NDArray[np.uint8]:
+def read_volume(path: Path, window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """Images (N, H, W), or (N, H, W, 3) for colour, one per frame.
 
-    Grey: modality LUT or rescale, then the file's first VOI LUT or window, else the 0.5..99.5 percentile of the whole
-    file, to 0..255; MONOCHROME1 is inverted. YBR and palettes become RGB; colour of 16 bits keeps its
-    high byte.
+    Grey: modality LUT or rescale, then the given window, else the file's first VOI LUT or window, else the 0.5..99.5
+    percentile of the whole file, to 0..255; MONOCHROME1 is inverted. YBR and palettes become RGB; colour of 16 bits
+    keeps its high byte.
 
     Raises:
         UserError: as `read_header`; pixels that no installed library decodes.
     """
-    return to_images([read_values(path)], path)[0]
+    return to_images([read_values(path)], path, window)[0]
 
 
-def to_images(files: list[Values], path: Path) -> list[NDArray[np.uint8]]:
-    """8-bit images of each file: by its own window if every one has one, else by one percentile window over all."""
+def has_window(path: Path) -> bool:
+    """Whether a file of one frame says how it is to be shown."""
+    data = read_elements(path, (*_VALUES, *_FRAMES))
+    with reading(path, "DICOM", quote=False):
+        tables = _tables(data, 0)
+        return bool(tables.get("VOILUTSequence")) or _has_window(tables)
+
+
+def to_images(files: list[Values], path: Path, window: tuple[float, float] | None = None) -> list[NDArray[np.uint8]]:
+    """8-bit images of each file: by `window`, else by its own if every one has one, else by one percentile window."""
     if all(one.pixels.ndim == 4 for one in files):
         return [one.pixels for one in files]
     if any(one.pixels.ndim == 4 for one in files):
         raise UserError(f"{path}: colour and grey images in one series; give them separately")
     own = [one.windowed for one in files if one.windowed is not None]
-    if len(own) < len(files):
-        window = percentile_window(np.concatenate([one.pixels.ravel() for one in files]), path)
+    if window or len(own) < len(files):
+        window = window or percentile_window(np.concatenate([one.pixels.ravel() for one in files]), path)
         own = [to_levels(one.pixels, *window) for one in files]
     return [255 - levels if one.inverted else levels for one, levels in zip(files, own, strict=True)]
 

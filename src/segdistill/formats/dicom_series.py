@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,22 +64,22 @@ def find_series(files: Iterable[Path]) -> tuple[list[Series], list[Path]]:
     Raises:
         UserError: an unreadable file; two files at one position, or uneven gaps (over 1 %).
     """
-    groups: list[list[tuple[Path, _Planes]]] = []
-    alone: list[Path] = []
-    order: dict[Path, int] = {}
+    placed = [(path, _planes(path)) for path in files]
+    groups = _grouped(placed)
+    grouped = {path for group in groups for path, _ in group}
+    return [_ordered(group) for group in groups], [path for path, _ in placed if path not in grouped]
+
+
+def clean_series(files: Iterable[Path]) -> list[Series]:
+    """The series of `find_series`; where it would raise, without the file or the series in question."""
+    placed, found = [], []
     for path in files:
-        order[path] = len(order)
-        planes = _planes(path)
-        if planes is None or len(planes.positions) > 1 or not planes.uid:
-            alone.append(path)
-            continue
-        group = next((group for group in groups if group[0][1].matches(planes)), None)
-        if group is None:
-            groups.append(group := [])
-        group.append((path, planes))
-    alone += [group[0][0] for group in groups if len(group) == 1]
-    found = [_ordered(group) for group in groups if len(group) > 1]
-    return found, sorted(alone, key=order.__getitem__)
+        with suppress(UserError):
+            placed.append((path, _planes(path)))
+    for group in _grouped(placed):
+        with suppress(UserError):
+            found.append(_ordered(group))
+    return found
 
 
 def series_of(path: Path) -> Series:
@@ -199,6 +200,19 @@ def _frame(data: Any, frame: int) -> tuple[NDArray[np.float64], NDArray[np.float
         return None
     along = along.reshape(2, 3)
     return (where, along) if np.allclose(along @ along.T, np.eye(2), atol=1e-2) else None
+
+
+def _grouped(placed: Iterable[tuple[Path, _Planes | None]]) -> list[list[tuple[Path, _Planes]]]:
+    """Files of one series together, where there are at least two of it."""
+    groups: list[list[tuple[Path, _Planes]]] = []
+    for path, planes in placed:
+        if planes is None or len(planes.positions) > 1 or not planes.uid:
+            continue
+        group = next((group for group in groups if group[0][1].matches(planes)), None)
+        if group is None:
+            groups.append(group := [])
+        group.append((path, planes))
+    return [group for group in groups if len(group) > 1]
 
 
 def _ordered(group: list[tuple[Path, _Planes]]) -> Series:

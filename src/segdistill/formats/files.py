@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..types import UserError
 from . import dicom, hdf5, nifti
+from .dicom_window import series_window
 from .images import IMAGE_SUFFIXES, raster_size, read_raster, read_raster_mask
 
 VOLUME_SUFFIXES = frozenset({".nii", ".nii.gz", ".h5", ".hdf5", ".dcm", ".dicom", ".ima"})  # compare in lower case
@@ -166,8 +168,13 @@ def _slice(path: Path, decoded: Callable[[Path], NDArray[Any]]) -> NDArray[Any]:
 
 
 def _decoded_image(file: Path) -> NDArray[np.uint8]:
-    readers = {"nifti": nifti.read_volume, "hdf5": hdf5.read_volume, "dicom": dicom.read_volume}
-    image: NDArray[np.uint8] = _decoded.get(file, "image", readers[_kind(file)])
+    window = series_window(file)  # with which the file, unchanged, looks otherwise
+    readers: dict[str, Callable[[Path], NDArray[np.uint8]]] = {
+        "nifti": nifti.read_volume,
+        "hdf5": hdf5.read_volume,
+        "dicom": partial(dicom.read_volume, window=window),
+    }
+    image: NDArray[np.uint8] = _decoded.get(file, f"image {window}", readers[_kind(file)])
     return image
 
 
