@@ -3,9 +3,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from volumes import save_nifti, save_series
 
 from segdistill.deploy.inputs import find_images
+from segdistill.deploy.sources import find_sources
 from segdistill.types import UserError
 
 
@@ -15,9 +18,9 @@ def touch(root: Path, *names: str) -> None:
         (root / name).touch()
 
 
-def names(inputs, out=None) -> dict[str, str]:
-    """Output name -> file name."""
-    return {stem.as_posix(): source.name for source, stem in find_images(inputs, out)}
+def names(inputs, out=Path("nowhere")) -> dict[str, str]:
+    """Output name -> name of the first file."""
+    return {source.name.as_posix(): source.files[0].name for source in find_sources(inputs, out)}
 
 
 @pytest.fixture
@@ -81,12 +84,39 @@ def test_output_names_never_collide_even_where_case_does_not_count(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     touch(one, "a.png", "a.jpg", "a.png.png", "x.png", "x_overlay.png")
     touch(two, "a.png", "A.jpg", "X.png")
-    found = find_images([one, two])
+    found = find_sources([one, two], tmp_path / "out")
     assert len(found) == 8
-    keys = [stem.as_posix().casefold() for _, stem in found]
+    keys = [source.name.as_posix().casefold() for source in found]
     files = keys + [key + "_overlay" for key in keys]
     assert len(files) == len(set(files))
-    assert found == find_images([one, two])
+    assert found == find_sources([one, two], tmp_path / "out")
+
+
+def test_a_series_and_a_file_of_its_folders_name(tmp_path):
+    (tmp_path / "case1").mkdir()
+    volume = np.zeros((3, 6, 8), np.int16)
+    (first, *_) = save_series(tmp_path / "case1", volume)
+    assert names([tmp_path]) == {"case1": first.name}
+    save_nifti(tmp_path / "Case1.nii.gz", volume)
+    found = names([tmp_path])
+    assert found["Case1.nii.gz"] == "Case1.nii.gz"
+    (name,) = found.keys() - {"Case1.nii.gz"}
+    assert name.startswith("case1/series-")
+
+
+def test_the_planes_of_a_localizer_have_names_of_their_own(tmp_path):
+    """One series UID, three orientations."""
+    (tmp_path / "made").mkdir()
+    (tmp_path / "scout").mkdir()
+    planes = {(1, 0, 0, 0, 1, 0): (0, 0, 5), (1, 0, 0, 0, 0, -1): (0, 5, 0), (0, 1, 0, 0, 0, -1): (5, 0, 0)}
+    for number, (orientation, step) in enumerate(planes.items()):
+        volume = np.zeros((3, 6, 8), np.uint16)
+        for file in save_series(tmp_path / "made", volume, step=step, ImageOrientationPatient=list(orientation)):
+            file.rename(tmp_path / "scout" / f"{number}{file.name}")
+    found = names([tmp_path / "scout"])
+    assert [file[0] for file in found.values()] == ["0", "1", "2"]
+    assert all(name.startswith("series-") for name in found)
+    assert found == names([tmp_path / "scout"])
 
 
 def test_results_inside_the_inputs_are_not_inputs(tree):

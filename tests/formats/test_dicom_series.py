@@ -145,6 +145,19 @@ def test_groups_and_what_stands_alone(tmp_path: Path) -> None:
     assert find_series([]) == ([], [])
 
 
+def test_series_of_one_uid_have_hashes_of_their_own(tmp_path: Path) -> None:
+    """Of another orientation, size or spacing; what `find_series` takes for one series has one."""
+    other = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, {}, {"PixelSpacing": [0.6, 0.7]}, {}
+    files = []
+    for number, elements in enumerate(other):
+        (tmp_path / str(number)).mkdir()
+        step = (3, 0, 0) if number == 0 else (0, 0, 3)
+        files += save_series(tmp_path / str(number), VOLUME[:, : 5 + number % 3], step=step, **elements)
+    found = find_series(files)[0]
+    assert len({one.uid_hash for one in found}) == len(found) == 4
+    assert [series_of(one.files[2]).uid_hash for one in found] == [one.uid_hash for one in found]
+
+
 def test_gaps_and_copies_stop(tmp_path: Path) -> None:
     files = save_series(tmp_path, VOLUME)
     fails(lambda: find_series(files[:2] + files[3:]), "4 slices", "not evenly spaced", "3.000 to 6.000 mm")

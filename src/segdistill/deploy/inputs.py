@@ -1,4 +1,4 @@
-"""Which images are meant by files, folders and patterns, and under which names their predictions go."""
+"""Which images are meant by files, folders and patterns, and names for their predictions that never collide."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ _KNOWN = " ".join([*sorted(IMAGE_SUFFIXES), *sorted(VOLUME_SUFFIXES)])
 
 
 def find_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[tuple[Path, Path]]:
-    """Images and volumes with the relative path of their output, without suffix; each once, in a fixed order.
+    """Images and volumes with their path relative to the folder that was searched; each once, in a fixed order.
 
     A folder is searched with all its subfolders, a pattern (`*`, `?`, `[...]`, `**`) may match files and folders;
     hidden files and what lies in `out` are left out. A file that is named is taken whatever its suffix.
-    `a.png` and `a.jpg`, or `a.png` and `A.png`, keep their suffix in the output's name, so that no two are equal even
-    where case does not count.
 
     Raises:
         UserError: an input without an image, or a folder that lies in `out`, where its images would mix with results.
@@ -35,7 +33,7 @@ def find_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[t
             found.setdefault(os.path.abspath(source), (source, relative))  # not resolved: two links are two images
     if not found:
         raise UserError("no image was given; give images, folders or patterns")
-    return _distinct(list(found.values()))
+    return list(found.values())
 
 
 def _images_of(given: str | Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
@@ -65,24 +63,27 @@ def _files(path: Path) -> Iterable[Path]:
     return (file for file in files if (is_volume(file) or file.suffix.lower() in IMAGE_SUFFIXES) and file.is_file())
 
 
-def _distinct(images: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """Replace the relative paths by output names that differ, also from the `_overlay` of one another."""
-    stems = Counter(_key(_plain(relative)) for _, relative in images)
+def distinct_names(choices: Sequence[tuple[Path, Path]]) -> list[Path]:
+    """Of each (short, long) the short name, or the long one where others want the same short one.
+
+    No two are equal even where case does not count, nor is one the `_overlay` of another.
+    """
+    wanted = Counter(_key(short) for short, _ in choices)
     taken: set[str] = set()
     result = []
-    for source, relative in images:
-        plain = _plain(relative)
-        name = plain if stems[_key(plain)] == 1 else relative
+    for short, long in choices:
+        name = short if wanted[_key(short)] == 1 else long
         number = 1
         while taken & (keys := {_key(name), _key(name) + "_overlay"}):
             number += 1
-            name = relative.with_name(f"{relative.name}-{number}")
+            name = long.with_name(f"{long.name}-{number}")
         taken |= keys
-        result.append((source, name))
+        result.append(name)
     return result
 
 
-def _plain(path: Path) -> Path:
+def plain(path: Path) -> Path:
+    """Without address and suffix."""
     known = is_volume(path) or path.suffix.lower() in IMAGE_SUFFIXES
     return path.with_name(stem_of(path)) if known else path.with_suffix("")
 

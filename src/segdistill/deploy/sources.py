@@ -31,7 +31,7 @@ from ..formats import (
 )
 from ..types import UserError
 from .card import Card
-from .inputs import find_images
+from .inputs import distinct_names, find_images, plain
 
 
 class Source(NamedTuple):
@@ -45,6 +45,9 @@ class Source(NamedTuple):
 def find_sources(inputs: Sequence[str | Path], out: Path) -> list[Source]:
     """As `find_images`; DICOM files that form a series are one source, named after their folder.
 
+    `a.png` and `a.jpg`, or `a.png` and `A.png`, keep their suffix in the result's name. Series of one folder, or one
+    beside a file that has the folder's name, are `FOLDER/series-HASH`.
+
     Raises:
         UserError: as `find_images`, or a series with missing or doubled positions.
     """
@@ -52,12 +55,16 @@ def find_sources(inputs: Sequence[str | Path], out: Path) -> list[Source]:
     dicom = [file for file in found if file.suffix.lower() in DICOM_SUFFIXES]
     series = find_series(dicom)[0] if dicom else []
     grouped = {file for one in series for file in one.files}
-    sources = [Source((file,), name) for file, name in found.items() if file not in grouped]
-    folders = [found[one.files[0]].parent for one in series]
-    for one, folder in zip(series, folders, strict=True):
-        alone = folders.count(folder) == 1 and folder != Path()
-        sources.append(Source(one.files, folder if alone else folder / f"series-{one.uid_hash}", one))
-    return sources
+    sources = [Source((file,), relative) for file, relative in found.items() if file not in grouped]
+    sources += [Source(one.files, found[one.files[0]].parent / f"series-{one.uid_hash}", one) for one in series]
+    names = distinct_names([(_short(source), source.name) for source in sources])
+    return [source._replace(name=name) for source, name in zip(sources, names, strict=True)]
+
+
+def _short(source: Source) -> Path:
+    if source.series and source.name.parent != Path():
+        return source.name.parent
+    return source.name if source.series else plain(source.name)
 
 
 def suffix_of(source: Source, *, dicom_seg: bool) -> str:

@@ -30,7 +30,7 @@ class Series(NamedTuple):
 
     files: tuple[Path, ...]
     spacing: tuple[float, float, float]  # mm between slices, rows, columns
-    uid_hash: str  # 16 hexadecimal digits; equal for files of one series
+    uid_hash: str  # 16 hexadecimal digits of UID, size, orientation, spacing: a localizer's planes have one UID
 
 
 class _Planes(NamedTuple):
@@ -93,7 +93,7 @@ def series_of(path: Path) -> Series:
     planes = _planes(path)
     if planes is None:
         raise UserError(f"{path}: has no position in the patient, so its labels have no geometry; write PNG masks")
-    return Series((path,), (_length(_step(planes, path)), *planes.spacing), _hash(planes.uid))
+    return Series((path,), (_length(_step(planes, path)), *planes.spacing), _hash(planes))
 
 
 def read_series(series: Series) -> NDArray[np.uint8]:
@@ -220,7 +220,7 @@ def _ordered(group: list[tuple[Path, _Planes]]) -> Series:
     group = sorted(group, key=lambda item: float(item[1].positions[0] @ normal))
     files = tuple(path for path, _ in group)
     planes = _stacked([planes for _, planes in group])
-    return Series(files, (_length(_step(planes, files[0])), *planes.spacing), _hash(planes.uid))
+    return Series(files, (_length(_step(planes, files[0])), *planes.spacing), _hash(planes))
 
 
 def _together(series: Series) -> _Planes:
@@ -265,5 +265,9 @@ def _length(step: NDArray[np.float64]) -> float:
     return float(np.linalg.norm(step))
 
 
-def _hash(uid: str) -> str:
-    return hashlib.blake2b(uid.encode(), digest_size=8).hexdigest()
+def _hash(planes: _Planes) -> str:
+    """Rounded as `matches` compares, so that what it tells apart differs; + 0.0 makes -0.0 a zero."""
+    orientation = [f"{number:.3f}" for number in np.round(planes.orientation.ravel(), 3) + 0.0]
+    spacing = [f"{side:.4g}" for side in planes.spacing]
+    text = " ".join((planes.uid, *map(str, planes.shape), *orientation, *spacing))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
