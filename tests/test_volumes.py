@@ -145,7 +145,7 @@ def test_a_dicom_series_becomes_nifti_or_a_segmentation_object(work, dicom, tmp_
 def test_single_dicom_images_become_png_and_a_broken_one_is_skipped(work, dicom, tmp_path, capsys):
     (dicom / "broken.dcm").rename(dicom / "broken.nii")
     assert main(["predict", str(work / "run"), str(dicom), "-o", str(tmp_path / "out")]) == 1
-    assert sorted(p.suffix for p in (tmp_path / "out").rglob("*") if p.is_file()) == [".csv", ".gz", ".png"]
+    assert sorted(p.suffix for p in (tmp_path / "out").rglob("*") if p.is_file()) == [".csv", ".gz", ".jsonl", ".png"]
     assert "broken.nii" in capsys.readouterr().out
     words = ["predict", str(work / "run"), str(dicom / "x-ray.dcm"), "-o", str(tmp_path / "seg"), "--dicom-seg", "true"]
     assert main(words) == 1

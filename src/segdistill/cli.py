@@ -168,7 +168,8 @@ def _predict(words: list[str]) -> int:
         "--out",
         "-o",
         required=True,
-        help="folder for the masks, areas.csv and, of a student that tells modalities apart, routing.csv",
+        help="folder for the masks, areas.csv, predicted.jsonl (what each mask was made of) and, of a student that "
+        "tells modalities apart, routing.csv",
     )
     return 1 if call(parser, predict, words).failed else 0
 

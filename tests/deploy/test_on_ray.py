@@ -17,6 +17,7 @@ from PIL import Image
 from segdistill.deploy import on_ray
 from segdistill.deploy.on_ray import ray_engine
 from segdistill.deploy.predict import predict_files
+from segdistill.deploy.predicted import PREDICTED
 from segdistill.deploy.predictor import open_predictor
 from segdistill.deploy.stages import Extras
 from segdistill.types import UserError
@@ -52,7 +53,10 @@ def images(tmp_path: Path, image) -> Path:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    return {file.relative_to(out).as_posix(): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    """But for predicted.jsonl, whose lines come in any order."""
+    found = {file.relative_to(out).as_posix(): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    assert found.pop(PREDICTED)
+    return found
 
 
 @pytest.mark.usefixtures("two_processes")
@@ -90,7 +94,7 @@ def test_what_stops_a_run_is_one_line(images, tmp_path):
     student = write_bright(tmp_path / "student.onnx")
     predictor = open_predictor(student, threads=1)
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    with pytest.raises(UserError, match="cannot make the folder") as error:
+    with pytest.raises(UserError, match="choose another folder") as error:
         predict_files(predictor, [images], tmp_path / "file", engine=ray_engine(student))
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="does not exist"):

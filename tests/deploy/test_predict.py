@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import pytest
 from PIL import Image
 
 from segdistill.deploy import stages as module
+from segdistill.deploy.artefact import save_student
 from segdistill.deploy.predict import predict_files
+from segdistill.deploy.predicted import PREDICTED
 from segdistill.deploy.predictor import Prediction, open_predictor
 from segdistill.deploy.stages import Extras
 from segdistill.types import UserError
@@ -30,7 +34,10 @@ def areas(out: Path) -> list[dict[str, str]]:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    return {f.relative_to(out).as_posix(): f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    """But for predicted.jsonl, which says how it came to them."""
+    found = {f.relative_to(out).as_posix(): f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    found.pop(PREDICTED, None)
+    return found
 
 
 def test_masks_areas_probabilities_and_overlays(folder, images, tmp_path):
@@ -212,8 +219,98 @@ def test_an_earlier_mask_of_another_student_is_reported(folder, images, tmp_path
 
 def test_an_output_that_cannot_be_written_stops_with_one_line(folder, images, tmp_path):
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    with pytest.raises(UserError, match="cannot make the folder"):
+    with pytest.raises(UserError, match=r"cannot write .*; choose another folder"):
         predict_files(open_predictor(folder), [images], tmp_path / "file")
+
+
+@pytest.fixture
+def other(tmp_path, card, network) -> Path:
+    """A student that finds the opposite."""
+    turned = network(card())
+    turned.head.weight.data *= -1
+    turned.head.bias.data *= -1
+    save_student(tmp_path / "other", turned, card())
+    return tmp_path / "other"
+
+
+def test_what_is_kept_is_of_this_image_student_and_way(folder, other, images, tmp_path, image):
+    """Each change alone predicts again, into the same folder."""
+    predictor, out = open_predictor(folder), tmp_path / "out"
+    one = images / "a.png"
+    assert predict_files(predictor, [one], out)[:2] == (1, 0)
+    assert predict_files(predictor, [images / "sub" / "a.png"], out)[:2] == (1, 0)  # another file
+    assert predict_files(predictor, [one], out)[:2] == (1, 0)
+    Image.fromarray(image(40, 61, 5)).save(one)  # other content
+    assert predict_files(predictor, [one], out)[:2] == (1, 0)
+    assert predict_files(predictor, [one], out, Extras(tile=True))[:2] == (1, 0)
+    assert predict_files(predictor, [one], out)[:2] == (1, 0)
+    before = files(out)
+    assert predict_files(predictor, [one], out)[:2] == (0, 1)
+    assert predict_files(open_predictor(other), [one], out)[:2] == (1, 0)
+    assert files(out)["areas.csv"] != before["areas.csv"]
+    assert predict_files(predictor, [one], out)[:2] == (1, 0)
+    assert files(out) == before
+
+
+def test_what_lies_beside_a_mask_is_of_its_student_too(folder, other, images, tmp_path):
+    out, asked = tmp_path / "out", Extras(overlays=True)
+    predict_files(open_predictor(other), [images], out, asked)
+    predict_files(open_predictor(folder), [images], out)
+    assert predict_files(open_predictor(folder), [images], out, asked)[:2] == (3, 0)
+    predict_files(open_predictor(folder), [images], tmp_path / "new", asked)
+    assert files(out) == files(tmp_path / "new")
+
+
+def test_a_mask_of_unknown_origin_is_never_replaced_by_another(folder, other, images, tmp_path):
+    """As of an earlier version, or somebody's own: what the student finds too is kept from then on."""
+    out = tmp_path / "out"
+    predict_files(open_predictor(folder), [images], out)
+    (out / PREDICTED).write_bytes(b"")
+    before = files(predict_into(other, images, tmp_path / "theirs"))
+    shutil.copy(tmp_path / "theirs" / "b.png", out / "b.png")
+    for written, skipped in ((2, 0), (0, 2)):
+        summary = predict_files(open_predictor(folder), [images], out)
+        assert (summary.written, summary.skipped) == (written, skipped)
+        ((path, message),) = summary.failed
+        assert path.name == "b.png"
+        assert "is not this student's mask of" in message
+        assert (out / "b.png").read_bytes() == before["b.png"]
+    assert predict_files(open_predictor(folder), [images], out, overwrite=True)[:2] == (3, 0)
+
+
+def predict_into(student, images, out):
+    assert predict_files(open_predictor(student), [images], out)[:2] == (3, 0)
+    return out
+
+
+def test_a_mask_that_a_killed_run_began_is_its_own(folder, other, images, tmp_path):
+    """Killed between a mask and its last line, of which half is there."""
+    out = predict_into(other, images, tmp_path / "out")
+    lines = (out / PREDICTED).read_bytes().splitlines(keepends=True)
+    begun = [line for line in lines if json.loads(line)["state"] == "begun"]
+    assert len(begun) == 3
+    (out / PREDICTED).write_bytes(b"".join(begun) + b"[1]\n\xff{\n" + lines[-1][:-40])
+    assert predict_files(open_predictor(folder), [images], out) == (3, 0, [], [])
+    assert files(out) == files(predict_into(folder, images, tmp_path / "whole"))
+    assert predict_files(open_predictor(folder), [images], out) == (0, 3, [], [])
+
+
+def test_two_runs_predict_into_one_folder_at_once(folder, images, tmp_path):
+    out, given = tmp_path / "out", [images / "a.png", images / "b.png"]
+
+    def meanwhile(*_):
+        assert predict_files(open_predictor(folder), given[1:], out)[:2] == (1, 0)
+
+    assert predict_files(open_predictor(folder), given[:1], out, on_progress=meanwhile)[:2] == (1, 0)
+    assert predict_files(open_predictor(folder), given, out)[:2] == (0, 2)
+
+
+def test_an_earlier_mask_of_another_size_is_reported(folder, images, tmp_path):
+    """Changed since it was written."""
+    out = predict_into(folder, images, tmp_path / "out")
+    Image.fromarray(np.zeros((61, 40), np.uint8)).save(out / "a.png")
+    ((_, message),) = predict_files(open_predictor(folder), [images], out).failed
+    assert "sizes 1x61x40 and 1x40x61" in message
 
 
 def test_tiles_are_predicted_at_the_original_resolution(folder, images, tmp_path, monkeypatch):

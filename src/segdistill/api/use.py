@@ -39,15 +39,17 @@ def predict(
     Args:
         student: A student's folder, a run's folder, or an .onnx or .xml file of export.
         images: Files, folders (searched with subfolders) and patterns.
-        out: Folder for the masks and areas.csv. NAME.png holds class indices, coloured by a palette; a NIfTI volume or
-            DICOM series becomes NAME.nii.gz in its own geometry, an HDF5 volume NAME.h5.
+        out: Folder for the masks, areas.csv, and predicted.jsonl, which says what each mask was made of. NAME.png holds
+            class indices, coloured by a palette; a NIfTI volume or DICOM series becomes NAME.nii.gz in its own
+            geometry, an HDF5 volume NAME.h5.
         probabilities: Also write NAME_prob.npz, float16 (classes, H, W) or (classes, slices, H, W).
         overlays: Also write NAME_overlay.png, of a volume up to 25 of its slices.
         tile: Predict in tiles at the original resolution, for images much larger than the input.
         dicom_seg: Write DICOM-SEG for DICOM images; they stay part of the patient's record.
         modality: What made the images, as the student names it. None: a student with controllers per modality finds it
             itself; routing.csv says which, and where it was not sure.
-        overwrite: Predict again what is there already.
+        overwrite: Predict again what is there already. Without it masks of the same file, student and options are kept,
+            and no mask of unknown origin is replaced.
         engine: local: this process. ray: the actors of a Ray cluster, each with a predictor of its own (extra `ray`):
             the one of RAY_ADDRESS, else one that runs here, else one that is started for this. The same files come out.
         device: cpu or cuda.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..types import UserError
 from .card import parse_card
 from .labels import postprocess
-from .predictor import Prediction, computing, fitting, require_paddable
+from .predictor import Prediction, computing, fitting, identity_of, require_paddable
 from .side_by_side import shares
 
 HOME = "segdistill"  # where in the file's own notes ours lie
@@ -105,7 +105,7 @@ class OpenVinoPredictor:
         if entries["bin_sha256"] != own:
             raise UserError(f"{path} and {path.stem}.bin are not of one export; copy both again")
         self.card, _ = parse_card(entries["card"], f"the card in {path}")
-        self.path, self.routes = path, "routing" in names
+        self.path, self.routes, self.identity = path, "routing" in names, identity_of(path)
         self.outputs = ["labels", "probabilities", *["routing"] * self.routes]
         with _loading(path):
             model.reshape({"image": [1, -1, -1, 3]})  # known shapes inside the network: up to three times as fast

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ..formats import replacing
 from ..types import UserError
+from .predicted import Ledger
 from .predictor import Predictor
 from .routing import ROUTING, UNSURE, Route, modality_number, note_route, read_routes, write_routes
 from .sources import Source, find_sources
@@ -60,8 +61,9 @@ def predict_found(
             overlays: also `<name>_overlay.png`, of a volume up to 25 of its slices. tile: see `predict_tiled`.
             dicom_seg: for DICOM, `<name>.dcm` (DICOM-SEG) instead.
         modality: Of all the images; None: the student finds it, once for a volume or a tiled image.
-        overwrite: Predict again what has all its files already; without it such a source is skipped, unless it was
-            predicted as another modality than the one told.
+        overwrite: Predict again what has all its files already; without it such a source is skipped, unless its files,
+            the student, `tile` or the modality told are others than predicted.jsonl and routing.csv say of them. A mask
+            of which they say nothing is never replaced by another.
         engine: What does the work, in place of this process: see `ray_engine`. Results are the same.
         on_progress: Called after each source with (number done, number of all, its first file).
 
@@ -75,10 +77,12 @@ def predict_found(
     modality_number(predictor, modality)
     _require_sources_kept(sources, out, extras)
     routes = _valid_routes(out / ROUTING, modality, overwrite) if predictor.routes else {}
-    order = Order(out, extras, modality, overwrite, frozenset(routes))
+    ledger = Ledger(out, predictor.identity, extras, sources, overwrite=overwrite)
+    kept = ledger.kept & routes.keys() if predictor.routes else ledger.kept
+    order = Order(out, extras, modality, kept, ledger.unknown)
     rows, counts, failed = [""] * len(sources), Counter[bool](), {}
     run = engine or partial(predict_sources, predictor)
-    with closing(run(enumerate(sources), order)) as outcomes:
+    with closing(run(ledger.begun(sources), order)) as outcomes:
         for done, outcome in enumerate(outcomes, start=1):
             source = sources[outcome.number]
             if outcome.error is not None:
@@ -89,13 +93,15 @@ def predict_found(
             if outcome.route:
                 routes[outcome.route.image] = outcome.route
                 note_route(out / ROUTING, outcome.route)
+            if outcome.written:
+                ledger.done(source)
             if on_progress:
                 on_progress(done, len(sources), source.files[0])
     _write_areas(out / AREAS, rows)
-    kept = [routes[name] for source in sources if (name := source.name.as_posix()) in routes]
+    used = [routes[name] for source in sources if (name := source.name.as_posix()) in routes]
     if predictor.routes:
-        write_routes(out / ROUTING, kept)
-    unsure = [route for route in kept if route.decided_by == UNSURE]
+        write_routes(out / ROUTING, used)
+    unsure = [route for route in used if route.decided_by == UNSURE]
     return PredictSummary(counts[True], counts[False], [failed[number] for number in sorted(failed)], unsure)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ class Predictor(Protocol):
     card: Card
     routes: bool  # whether each modality has weights of its own, and a classifier tells them apart
     workers: int  # how many threads may predict at once
+    identity: str  # equal for equal students, of `identity_of`
 
     def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """RGB (H, W, 3) -> labels after post-processing, probabilities; `modality` indexes the card's, None: found."""
@@ -80,21 +82,34 @@ def open_predictor(path: Path, device: str = "cpu", threads: int | None = None, 
         raise UserError(f"{path} {problem}; give a student's folder or a file of `segdistill export`")
     import torch
 
-    from .artefact import load_student
+    from .artefact import CARD, load_student
 
     student = load_student(path, device)
     if threads is not None:
         torch.set_num_threads(threads)
-    return TorchPredictor(student)
+    return TorchPredictor(student, identity_of(path / CARD))
+
+
+def identity_of(path: Path) -> str:
+    """16 hexadecimal digits of the file that holds all of a student, or (card, .xml) names its weights by their hash.
+
+    Raises:
+        UserError: it cannot be read any more.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); copy it again") from error
 
 
 class TorchPredictor:
     """Runs a Student where its weights are."""
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: Student, identity: str = "") -> None:
         import torch
 
-        self.card = student.card
+        self.card, self.identity = student.card, identity
         self.student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.routes = student.routes
         self.device = next(student.parameters()).device
@@ -141,7 +156,7 @@ class OnnxPredictor:
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.split(":")[0])
         if provider not in onnxruntime.get_available_providers():
             raise UserError(f"device {device!r} cannot be used: this onnxruntime has no {provider or 'such'}; use cpu")
-        self.path, self.provider = path, provider
+        self.path, self.provider, self.identity = path, provider, identity_of(path)
         self.workers, self.threads = shares(threads, images, MOST if provider == "CPUExecutionProvider" else ON_GPU)
         self.session = self._start(arena=True)
         self.frugal: InferenceSession | None = None

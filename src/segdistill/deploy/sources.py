@@ -33,6 +33,8 @@ from ..types import UserError
 from .card import Card
 from .inputs import distinct_names, find_images, plain
 
+_WAY_OUT = "use --overwrite true or another output folder"
+
 
 class Source(NamedTuple):
     """Files that are predicted together, and the path of the result without its suffix."""
@@ -122,16 +124,30 @@ def write_slices(path: Path, labels: NDArray[np.uint8], source: Source, card: Ca
         write_series_nifti(path, labels, _series(source))
 
 
+def _shape(source: Source) -> tuple[int, int, int]:
+    """Slices, rows, columns."""
+    file = source.files[0]
+    held = layout(file)
+    alone = split_address(file)[1] is not None
+    return (len(source.files) if source.series else 1 if alone else held.slices, *held.shape)
+
+
 def _series(source: Source) -> Series:
     """A single file as a series of one."""
     return source.series or series_of(source.files[0])
 
 
-def read_written(path: Path, card: Card) -> NDArray[np.uint8]:
+def require_equal(path: Path, labels: NDArray[np.uint8], source: Source, card: Card) -> None:
+    """Raise `UserError` where the mask in this place is not what the student makes of the source."""
+    if not np.array_equal(read_written(path, source, card), labels):
+        raise UserError(f"{path} is not this student's mask of {source.files[0]}; {_WAY_OUT}")
+
+
+def read_written(path: Path, source: Source, card: Card) -> NDArray[np.uint8]:
     """The class indices (N, H, W) that an earlier run wrote.
 
     Raises:
-        UserError: unreadable, or the values are not this student's classes.
+        UserError: unreadable, another size than the source, or the values are not this student's classes.
     """
     if path.suffix == ".dcm":
         labels: NDArray[np.integer] = read_seg(path)
@@ -139,5 +155,8 @@ def read_written(path: Path, card: Card) -> NDArray[np.uint8]:
         labels = read_mask(path)[None] if path.suffix == ".png" else read_mask_volume(path)
     if labels.max() >= len(card.classes):
         classes = f"{len(card.classes)} classes, but the value {labels.max()} is in it"
-        raise UserError(f"{path} is not from this student ({classes}); use --overwrite or another output folder")
+        raise UserError(f"{path} is not from this student ({classes}); {_WAY_OUT}")
+    if labels.shape != _shape(source):
+        sizes = " and ".join("x".join(map(str, shape)) for shape in (labels.shape, _shape(source)))
+        raise UserError(f"{path} is not a mask of {source.files[0]} (sizes {sizes}); {_WAY_OUT}")
     return labels.astype(np.uint8)

@@ -21,7 +21,7 @@ from .predictor import Predictor
 from .routing import Route, modality_number, route_of
 from .side_by_side import side_by_side
 from .slices import Slices, predict_slices
-from .sources import Source, read_slices, read_written, spacing_of, suffix_of, write_slices
+from .sources import Source, read_slices, read_written, require_equal, spacing_of, suffix_of, write_slices
 
 SHOWN = 25  # slices of a volume in its overlay
 
@@ -41,8 +41,8 @@ class Order(NamedTuple):
     out: Path
     extras: Extras
     modality: str | None
-    overwrite: bool
-    routed: frozenset[str]  # names of sources whose modality is in routing.csv
+    kept: frozenset[str]  # names of sources whose files, where all are there, are of this student and what it is told
+    unknown: frozenset[str]  # names of sources with a mask of which nothing is known: it may be anyone's
 
 
 class Outcome(NamedTuple):
@@ -85,8 +85,8 @@ def _predict(predictor: Predictor, order: Order, told: int | None, numbered: tup
     card, extras = predictor.card, order.extras
     try:
         target = targets_of(order.out, source, extras)
-        if _is_done(predictor, order, source, target):
-            return Outcome(number, _areas(source, read_written(target.mask, card), card))
+        if _is_done(order, source, target):
+            return Outcome(number, _areas(source, read_written(target.mask, source, card), card))
         slices = read_slices(source)
     except UserError as error:
         return Outcome(number, error=str(error))
@@ -94,14 +94,18 @@ def _predict(predictor: Predictor, order: Order, told: int | None, numbered: tup
         result = predict_slices(predictor, slices, tile=extras.tile, probabilities=extras.probabilities, modality=told)
     except UserError as error:
         return Outcome(number, error=f"{source.files[0]}: {error}")
+    try:
+        if source.name.as_posix() in order.unknown:
+            require_equal(target.mask, result.labels, source, card)
+    except UserError as error:
+        return Outcome(number, error=str(error))
     _write(target, source, slices, result, card)
     route = route_of(predictor, source.name.as_posix(), result.routing, told) if predictor.routes else None
     return Outcome(number, _areas(source, result.labels, card), route, written=True)
 
 
-def _is_done(predictor: Predictor, order: Order, source: Source, target: Targets) -> bool:
-    known = not predictor.routes or source.name.as_posix() in order.routed
-    return known and not order.overwrite and all(path is None or path.exists() for path in target)
+def _is_done(order: Order, source: Source, target: Targets) -> bool:
+    return source.name.as_posix() in order.kept and all(path is None or path.exists() for path in target)
 
 
 def targets_of(out: Path, source: Source, extras: Extras) -> Targets:
