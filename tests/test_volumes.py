@@ -6,6 +6,7 @@ import json
 import h5py
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from helpers import make_volumes
 from PIL import Image
@@ -142,11 +143,35 @@ def test_a_dicom_series_becomes_nifti_or_a_segmentation_object(work, dicom, tmp_
     assert "1 there already" in " ".join(capsys.readouterr().out.split())
 
 
+def save_segmentation(folder):
+    """Of the series in a folder's subfolder."""
+    from segdistill.formats import find_series, write_series_seg
+
+    ((series,), _) = find_series(sorted((folder / "series").iterdir()))
+    write_series_seg(folder / "mask.dcm", np.ones((5, 24, 28), np.uint8), series, ["a"])
+
+
+def test_a_series_with_a_gap_fails_alone(work, dicom, tmp_path, capsys):
+    (dicom / "broken.dcm").unlink()
+    next(path for path in (dicom / "series").iterdir() if pydicom.dcmread(path).ImagePositionPatient[2] == 36).unlink()
+    assert main(["predict", str(work / "run"), str(dicom), "-o", str(tmp_path / "out")]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not evenly spaced" in said
+    assert "1 written, 0 there already, 1 unreadable" in said
+
+
 def test_single_dicom_images_become_png_and_a_broken_one_is_skipped(work, dicom, tmp_path, capsys):
-    (dicom / "broken.dcm").rename(dicom / "broken.nii")
+    save_segmentation(dicom)
+    report = dataset(np.zeros((8, 8), np.uint8), SOPClassUID="1.2.840.10008.5.1.4.1.1.88.22")
+    del report.PixelData, report.Rows, report.Columns, report.PhotometricInterpretation
+    report.save_as(dicom / "report.dcm", enforce_file_format=True)
     assert main(["predict", str(work / "run"), str(dicom), "-o", str(tmp_path / "out")]) == 1
     assert sorted(p.suffix for p in (tmp_path / "out").rglob("*") if p.is_file()) == [".csv", ".gz", ".jsonl", ".png"]
-    assert "broken.nii" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    for name, problem in {"broken": "is empty", "mask": "a DICOM segmentation", "report": "without an image"}.items():
+        assert f"{name}.dcm" in said.replace(" ", "")
+        assert problem in said
+    assert "2 written, 0 there already, 3 unreadable" in said
     words = ["predict", str(work / "run"), str(dicom / "x-ray.dcm"), "-o", str(tmp_path / "seg"), "--dicom-seg", "true"]
     assert main(words) == 1
     assert "no position in the patient" in capsys.readouterr().out

@@ -14,7 +14,14 @@ from volumes import SECRET, save_dicom, save_series, sequence
 
 from segdistill.formats import read_image, read_volume
 from segdistill.formats.dicom_seg import write_series_seg
-from segdistill.formats.dicom_series import find_series, read_series, series_affine, series_of, write_series_nifti
+from segdistill.formats.dicom_series import (
+    find_series,
+    read_series,
+    series_affine,
+    series_of,
+    sort_out,
+    write_series_nifti,
+)
 from segdistill.types import UserError
 
 RNG = np.random.default_rng(0)
@@ -170,6 +177,13 @@ def test_gaps_and_copies_stop(tmp_path: Path) -> None:
     data.save_as(bent[2])
     fails(lambda: find_series(bent), "evenly")
     fails(lambda: find_series([*files, tmp_path / "no.dcm"]), "no.dcm")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "no.dcm").touch()
+    other = save_series(tmp_path / "d", VOLUME[:2], SeriesInstanceUID="9.9")
+    found = sort_out([tmp_path / "no.dcm", *other, *bent, *bent[:1]])
+    assert [list(one.files) for one in found.series] == [other]
+    assert found.alone == []
+    assert [set(paths) for paths, _ in found.broken] == [{tmp_path / "no.dcm"}, set(bent)]
     series = find_series(files)[0][0]
     with pytest.raises(ValueError, match="series of"):
         write_series_nifti(tmp_path / "a.nii", LABELS[1:], series)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ..formats import (
     DICOM_SUFFIXES,
     Series,
-    find_series,
     is_volume,
     layout,
     read_image,
@@ -22,6 +21,7 @@ from ..formats import (
     read_series,
     read_volume,
     series_of,
+    sort_out,
     split_address,
     write_label_volume,
     write_labels,
@@ -42,23 +42,26 @@ class Source(NamedTuple):
     files: tuple[Path, ...]
     name: Path
     series: Series | None = None  # of DICOM files
+    error: str | None = None  # one line: DICOM files that are not what they should be
 
 
 def find_sources(inputs: Sequence[str | Path], out: Path) -> list[Source]:
     """As `find_images`; DICOM files that form a series are one source, named after their folder.
 
     `a.png` and `a.jpg`, or `a.png` and `A.png`, keep their suffix in the result's name. Series of one folder, or one
-    beside a file that has the folder's name, are `FOLDER/series-HASH`.
+    beside a file that has the folder's name, are `FOLDER/series-HASH`. A DICOM file that is damaged or no image, and a
+    series with missing or doubled positions, are sources with an `error`.
 
     Raises:
-        UserError: as `find_images`, or a series with missing or doubled positions.
+        UserError: as `find_images`.
     """
     found = dict(find_images(inputs, out))
     dicom = [file for file in found if file.suffix.lower() in DICOM_SUFFIXES]
-    series = find_series(dicom)[0] if dicom else []
-    grouped = {file for one in series for file in one.files}
+    series, _, broken = sort_out(dicom)
+    grouped = {file for files in [*(one.files for one in series), *(files for files, _ in broken)] for file in files}
     sources = [Source((file,), relative) for file, relative in found.items() if file not in grouped]
     sources += [Source(one.files, found[one.files[0]].parent / f"series-{one.uid_hash}", one) for one in series]
+    sources += [Source(files, found[files[0]], error=str(error)) for files, error in broken]
     names = distinct_names([(_short(source), source.name) for source in sources])
     return [source._replace(name=name) for source, name in zip(sources, names, strict=True)]
 
@@ -73,8 +76,11 @@ def suffix_of(source: Source, *, dicom_seg: bool) -> str:
     """Of the result: PNG for an image, NIfTI or DICOM-SEG for DICOM volumes, else the source's own kind.
 
     Raises:
-        UserError: a header that cannot be read, or a DICOM volume whose place in the patient is unknown.
+        UserError: the source's error, a header that cannot be read, or a DICOM volume whose place in the patient is
+            unknown.
     """
+    if source.error:
+        raise UserError(source.error)
     file = source.files[0]
     if file.suffix.lower() in DICOM_SUFFIXES:
         if not dicom_seg and not source.series and layout(file).slices == 1:

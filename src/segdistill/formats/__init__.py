@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .dicom_seg import read_seg, write_series_seg
-from .dicom_series import Series, find_series, read_series, series_of, write_series_nifti
+from .dicom_series import Series, find_series, read_series, series_of, sort_out, write_series_nifti
 from .dicom_window import DICOM_SUFFIXES, dicom_files, series_window
 from .files import (
     VOLUME_SUFFIXES,
@@ -61,6 +61,7 @@ __all__ = [
     "resize_labels",
     "series_of",
     "series_window",
+    "sort_out",
     "split_address",
     "stem_of",
     "write_image",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +30,14 @@ class Series(NamedTuple):
     files: tuple[Path, ...]
     spacing: tuple[float, float, float]  # mm between slices, rows, columns
     uid_hash: str  # 16 hexadecimal digits of UID, size, orientation, spacing: a localizer's planes have one UID
+
+
+class Found(NamedTuple):
+    """What DICOM files are, each list in the order in which its first files appear."""
+
+    series: list[Series]
+    alone: list[Path]
+    broken: list[tuple[tuple[Path, ...], UserError]]  # files that cannot be read, then series that are none
 
 
 class _Planes(NamedTuple):
@@ -64,21 +71,28 @@ def find_series(files: Iterable[Path]) -> tuple[list[Series], list[Path]]:
     Raises:
         UserError: an unreadable file; two files at one position, or uneven gaps (over 1 %).
     """
-    placed = [(path, _planes(path)) for path in files]
-    groups = _grouped(placed)
-    grouped = {path for group in groups for path, _ in group}
-    return [_ordered(group) for group in groups], [path for path, _ in placed if path not in grouped]
+    found = sort_out(files)
+    for _, error in found.broken:
+        raise error
+    return found.series, found.alone
 
 
-def clean_series(files: Iterable[Path]) -> list[Series]:
-    """The series of `find_series`; where it would raise, without the file or the series in question."""
-    placed, found = [], []
+def sort_out(files: Iterable[Path]) -> Found:
+    """As `find_series`; where that would raise, the file or the series is put aside."""
+    placed, found = [], Found([], [], [])
     for path in files:
-        with suppress(UserError):
+        try:
             placed.append((path, _planes(path)))
-    for group in _grouped(placed):
-        with suppress(UserError):
-            found.append(_ordered(group))
+        except UserError as error:
+            found.broken.append(((path,), error))
+    groups = _grouped(placed)
+    for group in groups:
+        try:
+            found.series.append(_ordered(group))
+        except UserError as error:
+            found.broken.append((tuple(path for path, _ in group), error))
+    grouped = {path for group in groups for path, _ in group}
+    found.alone.extend(path for path, _ in placed if path not in grouped)
     return found
 
 

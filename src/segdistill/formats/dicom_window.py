@@ -13,7 +13,7 @@ import numpy as np
 
 from ..types import UserError
 from . import dicom
-from .dicom_series import Series, clean_series
+from .dicom_series import Series, sort_out
 from .guard import check_voxels
 from .levels import percentile_window
 
@@ -45,7 +45,7 @@ def dicom_files(folder: Path) -> list[Path]:
 
 @lru_cache(maxsize=16)
 def _series_in(folder: Path, changed: int) -> dict[Path, Series]:
-    return {path: series for series in clean_series(dicom_files(folder)) for path in series.files}
+    return {path: series for series in sort_out(dicom_files(folder)).series for path in series.files}
 
 
 @lru_cache(maxsize=4096)
