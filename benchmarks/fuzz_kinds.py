@@ -273,7 +273,10 @@ def _read_dicom(path: Path) -> None:
     from segdistill import formats
     from segdistill.formats.dicom import burned_in
 
-    for read in (burned_in, lambda path: formats.find_series([path]), formats.series_of, formats.read_seg):
+    def read_seg(path: Path) -> None:
+        formats.read_seg(path, formats.Series((path,), (1, 1, 1), ""))
+
+    for read in (burned_in, lambda path: formats.find_series([path]), formats.series_of, read_seg):
         with contextlib.suppress(UserError):
             read(path)
     _read_picture(path)

@@ -136,7 +136,7 @@ def test_a_dicom_series_becomes_nifti_or_a_segmentation_object(work, dicom, tmp_
     words = ["predict", str(work / "near"), str(dicom / "series"), "-o", str(tmp_path / "seg"), "--dicom-seg", "true"]
     assert main(words) == 0
     (segmentation,) = (tmp_path / "seg").rglob("*.dcm")
-    np.testing.assert_array_equal(read_seg(segmentation).transpose(2, 1, 0), np.asanyarray(result.dataobj))
+    np.testing.assert_array_equal(read_seg(segmentation, series).transpose(2, 1, 0), np.asanyarray(result.dataobj))
     before = segmentation.read_bytes()
     assert main(words) == 0  # there already: read back for the table
     assert segmentation.read_bytes() == before

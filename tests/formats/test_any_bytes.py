@@ -20,6 +20,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 from volumes import SECRET, dataset
 
 from segdistill.formats import (
+    Series,
     find_series,
     layout,
     read_mask_volume,
@@ -108,7 +109,8 @@ def look(path: Path) -> None:
     """Every reader has it; each gives something or one line that names the file."""
     readers = [layout, read_volume, read_mask_volume]
     if path.suffix == ".dcm":
-        readers += [burned_in, series_of, read_seg, lambda one: find_series([one])]
+        readers += [burned_in, series_of, lambda one: find_series([one])]
+        readers.append(lambda one: read_seg(one, Series((one,), (1, 1, 1), "")))
     if path.suffix in (".png", ".jpg", ".tif", ".bmp"):
         readers.append(lambda one: read_raster_bytes(one.read_bytes(), str(one)))
     with warnings.catch_warnings(record=True) as caught:

@@ -13,7 +13,7 @@ import pytest
 from volumes import SECRET, save_dicom, save_series, sequence
 
 from segdistill.formats import read_image, read_volume
-from segdistill.formats.dicom_seg import write_series_seg
+from segdistill.formats.dicom_seg import read_seg, write_series_seg
 from segdistill.formats.dicom_series import (
     find_series,
     read_series,
@@ -241,6 +241,28 @@ def test_segmentation_objects_read_back(tmp_path: Path, kind: str) -> None:
         read = lps_to_ras @ volume.affine @ np.eye(4)[:, [2, 1, 0, 3]]
         order = 1 if np.allclose(read[:3, 2], series_affine(series)[:3, 2]) else -1
         np.testing.assert_array_equal(volume.array[::order], labels)
+
+
+@pytest.mark.parametrize("kind", ["files", "enhanced", "single"])
+@pytest.mark.parametrize("slices", [[2, 3], [0, 4], [3], []], ids=str)
+def test_slices_without_labels_read_back_too(tmp_path: Path, kind: str, slices: list[int]) -> None:
+    """The file holds the others alone."""
+    if kind == "enhanced":
+        series = series_of(enhanced(tmp_path / "a.dcm", [8, 6, 4, 2, 0]))
+    else:
+        files = save_series(tmp_path, VOLUME[: None if kind == "files" else 1])
+        series = find_series(shuffled(files))[0][0] if kind == "files" else series_of(files[0])
+    labels = (LABELS * np.isin(np.arange(5), slices)[:, None, None])[: None if kind != "single" else 1]
+    write_series_seg(tmp_path / "seg.dcm", labels.astype(np.uint8), series, ("a", "b"))
+    np.testing.assert_array_equal(read_seg(tmp_path / "seg.dcm", series), labels)
+
+
+def test_a_segmentation_of_another_series_is_one_line(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    first, second = (find_series(save_series(tmp_path / name, VOLUME))[0][0] for name in "ab")
+    write_series_seg(tmp_path / "seg.dcm", LABELS, first, ("a", "b"))
+    fails(lambda: read_seg(tmp_path / "seg.dcm", second), "seg.dcm", "other images")
 
 
 def test_segmentation_needs_a_complete_source(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def read_written(path: Path, source: Source, card: Card) -> NDArray[np.uint8]:
         UserError: unreadable, another size than the source, or the values are not this student's classes.
     """
     if path.suffix == ".dcm":
-        labels: NDArray[np.integer] = read_seg(path)
+        labels: NDArray[np.integer] = read_seg(path, _series(source))
     else:
         labels = read_mask(path)[None] if path.suffix == ".png" else read_mask_volume(path)
     if labels.max() >= len(card.classes):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..types import UserError
+from . import dicom
 from .dicom_series import Series, check_shape
 from .guard import extra, reading, require_file
 from .images import replacing
@@ -46,22 +47,32 @@ def write_series_seg(path: Path, labels: NDArray[np.uint8], series: Series, clas
         segmentation.save_as(file)
 
 
-def read_seg(path: Path) -> NDArray[np.uint8]:
-    """Labels (N, H, W) of a file that `write_series_seg` wrote, in slice order.
+def read_seg(path: Path, series: Series) -> NDArray[np.uint8]:
+    """Labels (N, H, W) that `write_series_seg` wrote of this series, in slice order.
+
+    Slices without labels are not in the file, so it does not say how many there were.
 
     Raises:
-        UserError: unreadable, or segments that overlap.
+        UserError: unreadable, of another series, or segments that overlap.
     """
     highdicom = extra("highdicom", path)
     require_file(path, "a DICOM segmentation")
     with reading(path, "DICOM segmentation", quote=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         segmentation = highdicom.seg.segread(path)
-        volume = segmentation.get_volume(combine_segments=True, dtype=np.uint8)
-        slice_step, row_step, column_step = volume.affine[:3, :3].T
-        # highdicom may count slices against the normal, ours run along it
-        forward = np.dot(slice_step, np.cross(column_step, row_step)) > 0
-        labels: NDArray[np.uint8] = volume.array if forward else volume.array[::-1]
+        frames = dicom.read_header(series.files[0]).frames
+        uids = [str(dicom.read_elements(file, ("SOPInstanceUID",)).SOPInstanceUID) for file in series.files]
+        if not {uid for _, _, uid in segmentation.get_source_image_uids()} <= {*uids}:
+            raise UserError(f"{path}: a segmentation of other images than {series.files[0]}; give it another name")
+        one = frames > 1
+        read = segmentation.get_pixels_by_source_frame if one else segmentation.get_pixels_by_source_instance
+        labels: NDArray[np.uint8] = read(
+            *((uids[0], range(1, frames + 1)) if one else (uids,)),
+            combine_segments=True,
+            ignore_spatial_locations=True,
+            assert_missing_frames_are_empty=True,
+            dtype=np.uint8,
+        )
     return labels
 
 
