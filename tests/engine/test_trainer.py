@@ -252,6 +252,24 @@ def test_the_next_stage_starts_from_the_best_weights(tmp_path):
     assert seen
 
 
+def test_each_stage_is_prepared_in_turn(tmp_path, monkeypatch):
+    """What a stage makes on disk, the first process makes alone."""
+    made, turns = trainer(tmp_path / "run"), []
+    in_turn, prepared = made.processes.in_turn, made.method.prepared
+
+    def watched(work):
+        before = len(prepared)
+        result = in_turn(work)
+        turns.append(prepared[before:])
+        return result
+
+    monkeypatch.setattr(made.processes, "in_turn", watched)
+    with made.log:
+        made.start()
+        made.run()
+    assert turns == [["pair"], ["head"]]
+
+
 def test_without_anything_to_find_in_validation_the_last_weights_stay(tmp_path):
     made = trainer(tmp_path / "run")
     made.batches.dataset.cache.masks[10:] = 0

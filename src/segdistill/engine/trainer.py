@@ -115,7 +115,7 @@ class Trainer:
         first, precision = self.progress.stage, self.progress.precision
         for number in range(first, len(self.stages)):
             if number > first:
-                self._prepare(number, None)
+                self.processes.in_turn(partial(self._prepare, number, None))
                 self.progress.precision = precision
             self._wrap(self.stages[number])
             with StopSignals() as self.signals:
