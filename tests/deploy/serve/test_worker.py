@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -50,6 +52,32 @@ def test_one_thread_computes_in_order_and_what_is_cancelled_is_dropped():
     assert [number for number, _ in ran] == [0, 1, 3]
     assert len({name for _, name in ran}) == 1
     assert ran[0][1] != threading.current_thread().name
+
+
+def test_a_job_that_is_dropped_keeps_nothing():
+    """Though the thread's queue is longer than the places: what a client sent goes with the client."""
+
+    class Upload:
+        pass
+
+    async def main() -> None:
+        worker, free = Worker(1), threading.Event()
+        running = worker.start(lambda: free.wait(10))
+        for _ in range(5):
+            upload = Upload()
+            gone = weakref.ref(upload)
+            waiting = worker.start(lambda upload=upload: upload)
+            waiting.cancel()
+            del upload, waiting
+            await asyncio.sleep(0)
+            gc.collect()
+            assert gone() is None
+        free.set()
+        assert await running
+        assert await worker.start(lambda: 1) == 1
+        worker.close()
+
+    asyncio.run(main())
 
 
 def test_the_time_to_wait_follows_the_last_job(monkeypatch):

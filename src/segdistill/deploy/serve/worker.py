@@ -46,15 +46,19 @@ class Worker:
 
     def start(self, job: Callable[[], T]) -> asyncio.Future[T]:
         """The job's result to come. Cancelling it before its turn drops the job; a running one ends unheard."""
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._timed, job)
+        held = [job]
+        future = asyncio.get_running_loop().run_in_executor(self._thread, self._timed, held)
+        # The thread's queue keeps what was cancelled until its turn; it must not keep the job, which holds an upload
+        future.add_done_callback(lambda _: held.clear())
+        return future
 
     def close(self) -> None:
         """Drop what waits, let the running job end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _timed(self, job: Callable[[], T]) -> T:
+    def _timed(self, held: list[Callable[[], T]]) -> T:
         start = time.perf_counter()
         try:
-            return job()
+            return held.pop()()
         finally:
             self._seconds = time.perf_counter() - start
