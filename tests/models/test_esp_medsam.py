@@ -39,6 +39,7 @@ MODALITY = torch.tensor([1, 0, 2, 1])
 VARIANTS = {
     "default": {},
     "joint": {"joint_channels": [4, 0, 2]},
+    "joint, more queries than released": {"joint_channels": [8, 0, 2]},
     "skips": {"skips": True},
     "separate": {"separate_heads": True, "skips": True},
     "soft": {"patch_prompt": "soft"},
@@ -193,7 +194,7 @@ def test_what_an_exported_graph_computes(image, monkeypatch, separate_heads):
         torch.testing.assert_close(student(image[:1], torch.tensor([1])), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", ["default", "joint", "skips", "separate", "plain"])
+@pytest.mark.parametrize("variant", [*VARIANTS])
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_a_bound_student_is_one_modality(image, variant, name):
     student = loud(**VARIANTS[variant])

@@ -61,7 +61,8 @@ class EspMedSam(ModalityHeads):
         patch_prompt: A key of patch_prompt.MAPS: hard (published), soft, none.
         skips: The decoder's upscaling also sees the trunk's features at H/4 and H/8; published: without.
         shared_token: A controller's extra key is its value too, as released.
-        joint_channels: As released: all queries attend to each other, modality m reads the one at joint_channels[m].
+        joint_channels: As released: all queries attend to each other, modality m reads the one at joint_channels[m];
+            further entries only say that there are queries up to theirs.
         separate_heads: One patch prompt and decoder per modality, for checkpoints that were tuned apart.
         released_normalisation: Divide by SAM's mean instead of its standard deviation.
     """

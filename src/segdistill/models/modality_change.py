@@ -30,9 +30,10 @@ def bind_modality(student: EspMedSam, name: str) -> EspMedSam:
         raise UserError(f"the student has no modality {name!r}; give one of {', '.join(student.modalities)}")
     index = student.modalities.index(name)
     arguments = dict(student_spec(student).arguments)
-    for key in ("modality_classes", "joint_channels"):
-        if arguments.get(key):
-            arguments[key] = [arguments[key][index]]
+    if arguments.get("modality_classes"):
+        arguments["modality_classes"] = [arguments["modality_classes"][index]]
+    if channels := arguments.get("joint_channels"):
+        arguments["joint_channels"] = [channels[index], max(channels)]  # all queries stay: they attend to each other
     bound = build_student("esp_medsam", **arguments | {"modalities": [name], "separate_heads": False})
     state: dict[str, Tensor] = {}
     for key, value in student.state_dict().items():
