@@ -40,7 +40,8 @@ def export(
         out: The .onnx file to write; for OpenVINO the .xml, beside which a .bin appears.
         images: Images to calibrate int8 and to compare on (files, folders, patterns); for fp32 none are needed.
         data: A folder or manifest with masks, to measure the Dice on: its validation split where it has one, else its
-            training split or all. Calibrates int8 if there are no --images. None: a run's own validation images.
+            training split or all. Calibrates int8 if there are no --images. None: a run's own validation images, for
+            bf16 and int8; fp32 is compared with torch on the --images, or synthetic ones.
         precision: bf16 and int8 are refused if the Dice falls by more than 0.005 below fp32. With --images alone that
             is the Dice against fp32's masks, which says more than most int8 files pass.
         format: onnx, or openvino: faster on Intel's processors, above all in bf16; needs segdistill[openvino].
