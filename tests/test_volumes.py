@@ -13,6 +13,7 @@ from PIL import Image
 from volumes import SECRET, dataset, save_dicom, save_series
 
 from segdistill.cli import main
+from segdistill.formats import read_mask
 from segdistill.metrics.scores import score_image
 
 FAST = ["--size", "32", "--iterations", "60", "--supervised.batch-size", "4", "--precision", "32", "--val", "7"]
@@ -77,6 +78,19 @@ def test_areas_are_in_cubic_millimetres_and_a_second_run_keeps_them(work):
             assert stored["probabilities"].shape == (2, 7, 20, 24)
     predict(work, "run", "areas", "--probabilities=true", "--overlays=true")
     assert (work / "areas" / "areas.csv").read_text(encoding="utf-8") == table
+
+
+def test_a_slice_is_predicted_as_an_image(work, tmp_path):
+    volume = next((work / "Köpfe 1" / "images").iterdir())
+    for given, out in ((f"{volume}#3", "one"), (f"{volume}#3", "one"), (volume, "whole")):  # kept the second time
+        assert main(["predict", str(work / "run"), str(given), "-o", str(tmp_path / out)]) == 0
+    (mask,) = (tmp_path / "one").glob("*#3.png")
+    labels = np.asarray(Image.open(mask))
+    np.testing.assert_array_equal(labels, read_mask(tmp_path / "whole" / f"{volume.name}#3"))
+    with (tmp_path / "one" / "areas.csv").open(encoding="utf-8") as file:
+        (row,) = [row for row in csv.DictReader(file) if row["class"] == "foreground"]
+    assert int(row["pixels"]) == labels.sum() > 0
+    assert float(row["mm2_or_mm3"]) == pytest.approx(labels.sum() * 2 * 1.5, rel=1e-5)
 
 
 def test_evaluate_scores_volumes_of_any_tool(work, capsys):

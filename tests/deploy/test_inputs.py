@@ -70,6 +70,14 @@ def test_an_input_without_an_image_is_named(tree, given):
         find_images([])
 
 
+def test_a_slice_of_a_volume(tree):
+    touch(tree, "vol.nii.gz")
+    given = [f"{tree}/vol.nii.gz#2", f"{tree}/vol.nii.gz#11"]
+    assert names(given) == {"vol#2": "vol.nii.gz#2", "vol#11": "vol.nii.gz#11"}
+    with pytest.raises(UserError, match="does not exist"):
+        find_images([f"{tree}/a.png#1"])
+
+
 def test_equal_stems_keep_their_suffix(tree):
     touch(tree, "a.jpg", "B.png")
     found = names([tree])

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..formats import IMAGE_SUFFIXES, VOLUME_SUFFIXES, is_volume, stem_of
+from ..formats import IMAGE_SUFFIXES, VOLUME_SUFFIXES, is_volume, split_address, stem_of
 from ..types import UserError
 
 _KNOWN = " ".join([*sorted(IMAGE_SUFFIXES), *sorted(VOLUME_SUFFIXES)])
@@ -18,7 +18,8 @@ def find_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[t
     """Images and volumes with their path relative to the folder that was searched; each once, in a fixed order.
 
     A folder is searched with all its subfolders, a pattern (`*`, `?`, `[...]`, `**`) may match files and folders;
-    hidden files and what lies in `out` are left out. A file that is named is taken whatever its suffix.
+    hidden files and what lies in `out` are left out. A file that is named is taken whatever its suffix, FILE#k as a
+    slice of it.
 
     Raises:
         UserError: an input without an image, or a folder that lies in `out`, where its images would mix with results.
@@ -39,7 +40,7 @@ def find_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[t
 def _images_of(given: str | Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
     """Images with their path relative to the folder that was searched."""
     path = Path(given)
-    if path.is_file():
+    if path.is_file() or split_address(path)[0].is_file():
         yield path, Path(path.name)
         return
     parts = path.parts
@@ -83,9 +84,10 @@ def distinct_names(choices: Sequence[tuple[Path, Path]]) -> list[Path]:
 
 
 def plain(path: Path) -> Path:
-    """Without address and suffix."""
+    """Without suffix; NAME#k of a slice."""
+    number = split_address(path)[1]
     known = is_volume(path) or path.suffix.lower() in IMAGE_SUFFIXES
-    return path.with_name(stem_of(path)) if known else path.with_suffix("")
+    return path.with_name(stem_of(path) + ("" if number is None else f"#{number}")) if known else path.with_suffix("")
 
 
 def _key(path: Path) -> str:

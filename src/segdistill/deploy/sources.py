@@ -108,7 +108,9 @@ def spacing_of(source: Source) -> tuple[float, ...] | None:
     """(slices, rows, columns) or (rows, columns) in mm; None where the files do not say."""
     if source.series:
         return source.series.spacing
-    return layout(source.files[0]).spacing if is_volume(source.files[0]) else None
+    file = source.files[0]
+    spacing = layout(file).spacing if is_volume(file) else None
+    return spacing[-2:] if spacing and split_address(file)[1] is not None else spacing
 
 
 def write_slices(path: Path, labels: NDArray[np.uint8], source: Source, card: Card) -> None:
