@@ -157,6 +157,34 @@ def test_a_dicom_series_becomes_nifti_or_a_segmentation_object(work, dicom, tmp_
     assert "1 there already" in " ".join(capsys.readouterr().out.split())
 
 
+def test_dicom_files_without_a_suffix_are_dicom_where_they_are_named(work, dicom, tmp_path):
+    for file in (dicom / "series").iterdir():
+        file.rename(file.with_suffix(""))
+    alone = save_dicom(tmp_path / "IM1", np.zeros((24, 28), np.uint8), PixelSpacing=[0.5, 0.7])
+    several = save_dicom(tmp_path / "IM2", np.zeros((3, 24, 28), np.uint8), PixelSpacing=[0.5, 0.7])
+    given = [str(path) for path in (*(dicom / "series").iterdir(), alone)]
+    assert main(["predict", str(work / "run"), *given, "-o", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").glob("IM*")} == {"IM1.png"}
+    assert len(list((tmp_path / "out").glob("series-*.nii.gz"))) == 1
+    with (tmp_path / "out" / "areas.csv").open(encoding="utf-8") as file:
+        found = {row["image"]: row for row in csv.DictReader(file) if row["class"] == "background"}
+    assert float(found["IM1"]["mm2_or_mm3"]) == pytest.approx(int(found["IM1"]["pixels"]) * 0.5 * 0.7)
+    words = ["predict", str(work / "run"), *given[:-1], "-o", str(tmp_path / "seg"), "--dicom-seg", "true"]
+    assert main(words) == 0
+    assert len(list((tmp_path / "seg").glob("*.dcm"))) == 1
+    assert main(["predict", str(work / "run"), str(several), "-o", str(tmp_path / "none")]) == 1
+
+
+def test_frames_without_a_place_are_predicted_one_by_one(work, tmp_path, capsys):
+    cine = save_dicom(tmp_path / "cine.dcm", np.zeros((3, 24, 28), np.uint8), Modality="US")
+    assert main(["predict", str(work / "run"), str(cine), "-o", str(tmp_path / "out")]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "for PNG masks give its frames, FILE.dcm#0 to FILE.dcm#2" in said
+    frames = [f"{cine}#{number}" for number in range(3)]
+    assert main(["predict", str(work / "run"), *frames, "-o", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").glob("cine#?.png"))) == 3
+
+
 def save_segmentation(folder):
     """Of the series in a folder's subfolder."""
     from segdistill.formats import find_series, write_series_seg

@@ -209,7 +209,7 @@ def test_one_file_as_a_series(tmp_path: Path) -> None:
     write_series_nifti(tmp_path / "a.nii", LABELS, series)
     np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "a.nii").dataobj), LABELS.transpose(2, 1, 0))
     fails(lambda: series_of(enhanced(tmp_path / "b.dcm", [0, 6, 2, 8, 4])), "evenly")
-    fails(lambda: series_of(save_dicom(tmp_path / "us.dcm", VOLUME)), "us.dcm", "PNG")
+    fails(lambda: series_of(save_dicom(tmp_path / "us.dcm", VOLUME)), "us.dcm", "PNG", "FILE.dcm#4")
     single = save_series(tmp_path, VOLUME[:1])[0]
     assert series_of(single).spacing == (2.5, 0.5, 0.7)
     write_series_nifti(tmp_path / "one.nii", LABELS[:1], series_of(single))

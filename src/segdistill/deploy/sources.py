@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats import (
-    DICOM_SUFFIXES,
     Series,
+    holds_dicom,
     is_volume,
     layout,
     read_image,
@@ -56,7 +56,7 @@ def find_sources(inputs: Sequence[str | Path], out: Path) -> list[Source]:
         UserError: as `find_images`.
     """
     found = dict(find_images(inputs, out))
-    dicom = [file for file in found if file.suffix.lower() in DICOM_SUFFIXES]
+    dicom = [file for file in found if _is_dicom(file)]
     series, _, broken = sort_out(dicom)
     grouped = {file for files in [*(one.files for one in series), *(files for files, _ in broken)] for file in files}
     sources = [Source((file,), relative) for file, relative in found.items() if file not in grouped]
@@ -82,12 +82,12 @@ def suffix_of(source: Source, *, dicom_seg: bool) -> str:
     if source.error:
         raise UserError(source.error)
     file = source.files[0]
-    if file.suffix.lower() in DICOM_SUFFIXES:
+    if _is_dicom(file):
         if not dicom_seg and not source.series and layout(file).slices == 1:
             return ".png"
         _series(source)  # raises where the place in the patient is unknown
         return ".dcm" if dicom_seg else ".nii.gz"
-    if not is_volume(file) or split_address(file)[1] is not None:
+    if not _is_whole(file):
         return ".png"
     return ".h5" if file.suffix.lower() in (".h5", ".hdf5") else ".nii.gz"
 
@@ -101,7 +101,7 @@ def read_slices(source: Source) -> NDArray[np.uint8]:
     if source.series:
         return read_series(source.series)
     file = source.files[0]
-    return read_volume(file) if is_volume(file) and split_address(file)[1] is None else read_image(file)[None]
+    return read_volume(file) if _is_whole(file) else read_image(file)[None]
 
 
 def spacing_of(source: Source) -> tuple[float, ...] | None:
@@ -109,8 +109,8 @@ def spacing_of(source: Source) -> tuple[float, ...] | None:
     if source.series:
         return source.series.spacing
     file = source.files[0]
-    spacing = layout(file).spacing if is_volume(file) else None
-    return spacing[-2:] if spacing and split_address(file)[1] is not None else spacing
+    spacing = layout(file).spacing if is_volume(file) or holds_dicom(file) else None
+    return spacing if spacing is None or _is_whole(file) else spacing[-2:]
 
 
 def write_slices(path: Path, labels: NDArray[np.uint8], source: Source, card: Card) -> None:
@@ -124,12 +124,22 @@ def write_slices(path: Path, labels: NDArray[np.uint8], source: Source, card: Ca
         write_labels(path, labels[0], card.colours)
     elif path.suffix == ".h5":
         write_label_volume(path, labels)
-    elif file.suffix.lower() not in DICOM_SUFFIXES:
+    elif not _is_dicom(file):
         write_labels_like(path, labels, file)
     elif path.suffix == ".dcm":
         write_series_seg(path, labels, _series(source), card.classes[1:])
     else:
         write_series_nifti(path, labels, _series(source))
+
+
+def _is_dicom(file: Path) -> bool:
+    """Whether it is a DICOM file, all of it."""
+    return split_address(file)[1] is None and holds_dicom(file)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether it is a file of slices, all of them."""
+    return split_address(file)[1] is None and (is_volume(file) or holds_dicom(file))
 
 
 def _shape(source: Source) -> tuple[int, int, int]:

@@ -106,7 +106,11 @@ def series_of(path: Path) -> Series:
     """
     planes = _planes(path)
     if planes is None:
-        raise UserError(f"{path}: has no position in the patient, so its labels have no geometry; write PNG masks")
+        last = dicom.read_header(path).frames - 1
+        way_out = f"give its frames, FILE.dcm#0 to FILE.dcm#{last}" if last else "leave --dicom-seg out"
+        raise UserError(
+            f"{path}: has no position in the patient, so its labels have no geometry; for PNG masks {way_out}"
+        )
     return Series((path,), (_length(_step(planes, path)), *planes.spacing), _hash(planes))
 
 

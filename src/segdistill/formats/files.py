@@ -51,6 +51,11 @@ def is_volume(path: Path) -> bool:
     return bool(_volume_suffix(split_address(path)[0].name))
 
 
+def holds_dicom(path: Path) -> bool:
+    """Whether a file (the address taken off) is read as DICOM: by its suffix, or by its content where it has none."""
+    return _kind(path) == "dicom"
+
+
 def stem_of(path: Path) -> str:
     """The file's name without address and without the suffix of a kind that is read; `.nii.gz` is one suffix."""
     name = split_address(path)[0].name
