@@ -91,6 +91,19 @@ def test_another_seed_trains_on_the_same_masks(run, tmp_path, capsys):
         assert "train with --seed 0 --split_seed 0" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_training_that_is_refused_leaves_no_folder(tiny_set, tmp_path, capsys):
+    assert main(["train", "nowhere"]) == 2
+    assert main(["train", str(tiny_set), "--val", "300", "--out", "refused"]) == 2
+    assert not (tmp_path / "refused").exists()
+    assert not [*tmp_path.rglob("data")]
+    capsys.readouterr()
+
+
+def test_a_choice_is_offered_once(run, tiny_set, capsys):
+    assert main(["evaluate", str(run), str(tiny_set), "--metrics", "foo"]) == 2
+    assert "--metrics foo: needs one of polyp;" in " ".join(capsys.readouterr().err.split())
+
+
 def test_resuming_a_finished_run_shows_it(run, capsys):
     assert main(["train", "--resume", str(run)]) == 0
     assert "finished already" in capsys.readouterr().out

@@ -181,3 +181,15 @@ def test_a_class_that_a_set_does_not_annotate_stays_so_among_more_classes(gaps):
     longer = into_classes(part, (*part.classes, "e"))
     assert longer.marks() == (True, True, False, True, True, False)
     assert longer.indices == part.indices
+
+
+def test_names_are_shown_as_they_are_and_counts_in_words(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("segdistill.api.terminal.console.width", 80)
+    data = references(tmp_path / "data [old]", scene(1))
+    save(tmp_path / "predicted" / "0.png", scene(1))
+    assert main(["evaluate", "predicted", str(data), "--classes", "background,polyp [/b]"]) == 0
+    said = capsys.readouterr().out
+    assert "data [old], split all, original resolution\n" in said
+    assert "polyp [/b]" in said
+    assert "1 image. With 1 image, there is no interval and no claim to make." in " ".join(said.split())
+    assert "Patients are unknown" not in said

@@ -232,6 +232,12 @@ def _extend(words: list[str]) -> int:
     return 0
 
 
+SHEET = (
+    "instead: a contact sheet of this augmentation: weak, strong, weak_strong, evaluation; its own options: "
+    "check --show-augment weak --help"
+)
+
+
 def _check(words: list[str]) -> int:
     """Audit a data set, or show an augmentation."""
     from .api.check import check, show_augment
@@ -245,10 +251,10 @@ def _check(words: list[str]) -> int:
         parser.add_argument(
             "--show_augment", dest="preset", required=True, help="weak, strong, weak_strong, evaluation"
         )
-        parser.add_argument("--out", "-o", default="augmented.png", help="the PNG to write (default: augmented.png)")
+        parser.add_argument("--out", "-o", default="augmented.png", help="the PNG to write")
         call(parser, show_augment, words)
         return 0
-    parser.add_argument("--show_augment", metavar="PRESET", help="instead: a contact sheet of weak, strong, ... images")
+    parser.add_argument("--show_augment", metavar="PRESET", help=SHEET)
     return 1 if call(parser, check, words).errors else 0
 
 
@@ -257,7 +263,7 @@ def _demo(words: list[str]) -> int:
     from .api.demo import demo
 
     parser = parser_of("demo", "The main job on generated images, from a folder to a report.")
-    parser.add_argument("--out", "-o", default="runs/demo", help="folder to create (default: runs/demo)")
+    parser.add_argument("--out", "-o", default="runs/demo", help="folder to create")
     call(parser, demo, words)
     return 0
 

@@ -60,7 +60,8 @@ def _readable(message: str) -> str:
     found = re.match(r'Parser key "(\S+)": (.*?)G(?:ot|iven) value: ?(.*)', message)
     choices = re.findall(r"Literal\[(.*?)\]", message)
     kinds = [KINDS[name] for name in re.findall(r"class '(?:\w+\.)*(\w+)'", message) if name in KINDS]
-    wanted = ["one of " + ", ".join(re.findall(r"'(.*?)'", each)) for each in choices] or list(dict.fromkeys(kinds))
+    listed = ["one of " + ", ".join(re.findall(r"'(.*?)'", each)) for each in choices]
+    wanted = list(dict.fromkeys(listed or kinds))
     if found is None or not wanted:
         return message
     value = found[3] or "(nothing)"

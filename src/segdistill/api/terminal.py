@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -33,7 +34,8 @@ def show_scores(title: str, summary: Mapping[str, Any]) -> None:
     blocks = dict(summary["classes"])
     if len(blocks) > 1:
         blocks["mean"] = summary["mean"]
-    table = Table("score", *blocks, title=title, title_justify="left")
+    console.print(title, markup=False)  # as a table's title it would be broken to the table's width
+    table = Table("score", *map(escape, blocks))
     for name in ROWS:
         unit = f" ({summary['unit']})" if name in ("hd95", "assd") else ""
         table.add_row(f"{name}{unit}", *(interval(block[name]) for block in blocks.values()))
@@ -45,8 +47,10 @@ def show_scores(title: str, summary: Mapping[str, Any]) -> None:
         console.print(sentence, markup=False)
     if "polyp" in summary:
         console.print(_polyp(summary))
-    over = f"95 % intervals over {summary['groups']} {summary['grouped_by']}s."
-    console.print(f"{summary['images']} {summary['kind']}s, {over} {summary.get('note', '')}")
+    n, groups = summary["images"], summary["groups"]
+    over = f", 95 % intervals over {groups} {summary['grouped_by']}s" if groups > 1 else ""
+    counted = f"{n} {summary['kind']}{'' if n == 1 else 's'}{over}."
+    console.print(f"{counted} {summary.get('note', '')}", markup=False)
 
 
 def _by_group(kind: str, summary: Mapping[str, Any]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -104,7 +104,13 @@ def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions
     known = _known(options, config)
     options = _with_baseline(options)
     folder = new_folder(Path(out) if out else None, data, options)
-    prepare_data(data, folder, options, known)
+    try:
+        prepare_data(data, folder, options, known)
+    except UserError:
+        for empty in (folder / "data", folder):
+            with suppress(OSError):  # something is in it
+                empty.rmdir()
+        raise
     write_json(folder / "run.json", provenance())
     write_text(folder / "config.yaml", config_text(data, options, config))
     return folder

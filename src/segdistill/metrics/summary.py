@@ -173,7 +173,7 @@ def _note(table: Table, kind: str) -> str:
             f"Small set: with {n} {table.grouped_by}s, two models must differ by about "
             f"{30 / math.sqrt(n):.0f} Dice points for the difference to be seen."
         )
-    if not table.patients_known:
+    if n > 1 and not table.patients_known:
         sentences.append(
             f"Patients are unknown, so the intervals are over {kind}s: too narrow if a patient has several {kind}s."
         )
