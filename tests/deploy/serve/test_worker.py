@@ -62,7 +62,7 @@ def test_a_job_that_is_dropped_keeps_nothing():
 
     async def main() -> None:
         worker, free = Worker(1), threading.Event()
-        running = worker.start(lambda: free.wait(10))
+        running = worker.start(lambda: free.wait(120))
         for _ in range(5):
             upload = Upload()
             gone = weakref.ref(upload)
