@@ -13,28 +13,20 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ..data.audit import LEAKS
 from ..data.batches import Dataset, TrainingBatches
-from ..data.labels import colours
-from ..deploy.artefact import save_student
-from ..deploy.card import MEANINGS, Card
-from ..deploy.predictor import open_predictor
-from ..engine import checkpoint
-from ..engine.evaluator import Evaluation, evaluate_cases, predicted_cases, write_scores
+from ..engine.evaluator import write_scores
 from ..engine.logging import RunLog
 from ..engine.memory import keep_freed_memory
 from ..engine.precision import resolve_device
 from ..engine.processes import Processes
 from ..engine.randomness import seed_everything
 from ..engine.trainer import Trained, Trainer
-from ..models.students import student_spec
 from ..types import Known, Store, Task, UserError
 from .contributions import better_beside, method_remarks, other_students, save_scored
-from .data import SPLITS, Loaded, load_data, prepare_data, scored_rows, split_table
+from .data import load_data, prepare_data
 from .export import export
 from .options import TrainOptions, check_options, parse_size
-from .pretrained import pretrained
-from .references import meanings
+from .outcome import caveats, check_findings, save_last, scoring, student_card
 from .reporting import read_log, training_report
 from .runs import (
     config_text,
@@ -43,12 +35,11 @@ from .runs import (
     provenance,
     read_config,
     read_json,
-    versions,
     write_json,
     write_text,
 )
 from .scored import read_run
-from .terminal import bar, console, show_scores
+from .terminal import console, show_scores
 
 
 @dataclass(frozen=True)
@@ -166,15 +157,15 @@ def _to_the_end(
     known = _known(options, config)
     loaded = processes.in_turn(lambda: load_data(run, options, known))
     data = loaded.dataset
-    warnings = [*_warnings(data), *_findings(run)]
+    warnings = [*caveats(data), *check_findings(run)]
     for line in warnings:
         console.print(f"warning: {line}", markup=False, style="yellow")
     with _timed(run, processes):
         trained, method = _fit(run, folders, data, options, config, processes)
     processes.part()
-    card = _card(run, loaded, options, config, method.student, known)
-    _save_last(run, method, trained, card)
-    split, score = _scoring(run, loaded, options)
+    card = student_card(run, loaded, options, config, method.student, known)
+    save_last(run, method, trained, card)
+    split, score = scoring(run, loaded, options)
     evaluation = save_scored(run / "student", method.student, card, score)
     students = other_students(run, method, card, score)
     log = read_log(run)
@@ -275,91 +266,3 @@ def _balance(data: Dataset, options: TrainOptions) -> float:
     if options.balance is not None:
         return options.balance
     return 0.5 if len(data.datasets) > 1 else 0.0
-
-
-def _card(
-    run: Path, loaded: Loaded, options: TrainOptions, config: Any, student: torch.nn.Module, known: Known | None
-) -> Card:
-    spec, data = student_spec(student), loaded.dataset
-    found = read_json(run / "data" / "check.json")["findings"]
-    leaks = [entry["what"] for entry in found if entry["code"] in LEAKS]  # counts; no file, no patient
-    return Card(
-        name=spec.name,
-        arguments=spec.arguments,
-        method=options.method,
-        classes=data.classes,
-        colours=tuple(colours(len(data.classes))),
-        size=parse_size(options.size),
-        licence=options.licence,
-        fit=options.fit,
-        modalities=data.modalities,
-        neighbours=options.neighbours,
-        postprocess=options.postprocess,
-        data_hash=loaded.facts["hash"],
-        versions=versions(),
-        data={
-            "name": loaded.facts["name"],
-            "splits": split_table(data.rows),
-            "leaks": leaks,
-            MEANINGS: [mapping.to_json() for mapping in meanings(loaded.sources, data.classes, known)],
-        },
-        pretrained=pretrained(config),
-    )
-
-
-def _save_last(run: Path, method: Any, trained: Trained, card: Card) -> None:
-    """The last weights as a student of their own; the method has the best ones again afterwards."""
-    best = {key: value.clone() for key, value in method.state_dict().items()}
-    checkpoint.load_weights(trained.last, method)
-    save_student(run / "student_last", method.student, card)
-    method.load_state_dict(best)
-
-
-def _scoring(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[str, Callable[[Path], Evaluation]]:
-    """The split to score, and what scores a student's folder on it."""
-    split, rows = scored_rows(loaded.dataset.rows)
-
-    def score(folder: Path) -> Evaluation:
-        if not rows:
-            raise UserError(f"{run}: no labelled test or validation image to score; the student is in {folder}")
-        predictor = open_predictor(folder, resolve_device(options.device))
-        with bar(f"scoring {folder.name} on {split}") as progress:
-            evaluation = evaluate_cases(
-                predicted_cases(predictor, rows, loaded.sources, among=loaded.dataset.rows),
-                classes=loaded.dataset.classes,
-                dataset=loaded.facts["name"],
-                modalities=predictor.card.modalities,
-                tolerance=options.tolerance,
-                seed=options.seed,
-                on_progress=lambda done: progress(done, len(rows)),
-            )
-        evaluation.summary["run"] = {"scored split": split}  # for the card; the run adds to it
-        return evaluation
-
-    return split, score
-
-
-def _findings(run: Path) -> list[str]:
-    """What the data check found, from errors to warnings."""
-    found = read_json(run / "data" / "check.json")["findings"]
-    return [f"{entry['what']} ({', '.join(entry['files'])}): {entry['way_out']}" for entry in found]
-
-
-def _warnings(data: Dataset) -> list[str]:
-    """What a reader of the scores must know."""
-    labelled = {split: {row.dataset for row in data.rows if row.split == split and row.mask} for split in SPLITS}
-    lines = []
-    if not labelled["val"]:
-        lines.append("no labelled validation image: the last weights are kept, not the best")
-    elif not len(data.validated):
-        lines.append("no validation mask shows any foreground: the last weights are kept, not the best")
-    if not labelled["test"]:
-        lines.append("no labelled test image: scores are on the validation split, which chose the weights (optimistic)")
-    elif unscored := [name for name in data.datasets if name not in labelled["test"]]:
-        lines.append(f"no labelled test image in {', '.join(unscored)}: nothing is scored there")
-    if not any(row.patient for row in data.rows):
-        kind = "volumes" if all(row.volume for row in data.rows) else "images"
-        lines.append(
-            f"patients are unknown: {kind} of one patient may be in several splits, and intervals are over {kind}"
-        )
-    return lines
