@@ -28,10 +28,10 @@ def convolutions(inputs: int, hidden: int, outputs: int, last: int) -> nn.Sequen
     return nn.Sequential(
         nn.Conv2d(inputs, hidden, 3, padding=1, bias=False),
         nn.BatchNorm2d(hidden),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(0.2, inplace=True),
         nn.Conv2d(hidden, outputs, last, padding=last // 2, bias=False),
         nn.BatchNorm2d(outputs),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(0.2, inplace=True),
     )
 
 

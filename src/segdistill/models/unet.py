@@ -24,11 +24,11 @@ class DoubleConv(nn.Sequential):
         super().__init__(
             nn.Conv2d(inputs, outputs, 3, padding=1),
             nn.BatchNorm2d(outputs),
-            nn.LeakyReLU(),
+            nn.LeakyReLU(inplace=True),
             nn.Dropout(dropout),
             nn.Conv2d(outputs, outputs, 3, padding=1),
             nn.BatchNorm2d(outputs),
-            nn.LeakyReLU(),
+            nn.LeakyReLU(inplace=True),
         )
 
 
