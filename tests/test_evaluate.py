@@ -83,6 +83,33 @@ def test_values_that_may_mean_two_things_stop(gaps, tmp_path, capsys):
     assert "renumber the references" in capsys.readouterr().err
 
 
+def test_what_values_mean_is_asked_of_all_references(tmp_path):
+    """The test image alone has 2 and 3, which by themselves would be classes 1 and 2."""
+    data = references(tmp_path / "data", scene(1, 2, 3), scene(2, 3))
+    rows = "image,mask,split\nimages/0.png,masks/0.png,train\nimages/1.png,masks/1.png,test\n"
+    (data / "manifest.csv").write_text(rows, encoding="utf-8")
+    for i in range(2):
+        save(tmp_path / "predicted" / f"{i}.png", np.where(scene(0, 1), 1, scene(2)))  # no 3, and one false 1
+    found = dice(data)
+    assert (found["class_2"], found["class_3"]) == (1, 0)
+
+
+def test_two_masks_of_one_name_stop(gaps, tmp_path, capsys):
+    for name in ("0.png", "0.tif", "1.png"):
+        save(tmp_path / "predicted" / name, scene(1, 3))
+    assert main(["evaluate", "predicted", str(gaps), *NAMES]) == 2
+    assert "two masks for 0, 0.png and 0.tif; remove one" in " ".join(capsys.readouterr().err.split())
+
+
+def test_masks_of_a_manifest_are_of_the_data_set_that_runs_name(tmp_path):
+    data = references(tmp_path / "data", scene(1))
+    save(tmp_path / "predicted" / "0.png", scene(1))
+    (data / "frames.csv").write_text("image,mask\nimages/0.png,masks/0.png\n", encoding="utf-8")
+    dice(data / "frames.csv")
+    with open("scores/scores.csv", encoding="utf-8") as file:
+        assert {row["dataset"] for row in csv.DictReader(file)} == {load_manifest(data / "frames.csv").name}
+
+
 def test_class_indices_beside_references_with_gaps(gaps, tmp_path):
     save(tmp_path / "predicted" / "0.png", scene(1, 2, 3))
     save(tmp_path / "predicted" / "1.png", scene(1, 2))
@@ -144,7 +171,10 @@ def test_a_run_is_scored_on_the_test_images_that_it_drew(tmp_path, capsys):
         assert len(found) == count
         assert (found == test) == (scored == "test")
     assert main(["compare", "train", "run"]) == 2  # no image in common
-    assert main(["evaluate", "run/student", "disks ä", "--out", "all"]) == 0  # a student alone knows no splits
+    assert main(["evaluate", "run/student_last", "disks ä", "--out", "last"]) == 0  # what lies in a run is of the run
+    with open("last/scores.csv", encoding="utf-8") as file:
+        assert {row["image"] for row in csv.DictReader(file)} == test
+    assert main(["evaluate", "run/student", "disks ä", "--split", "all", "--out", "all"]) == 0
     assert main(["compare", "run", "all"]) == 0
     assert "Not all scores are of test images" in " ".join(capsys.readouterr().out.split())
 

@@ -43,6 +43,31 @@ def test_scores_are_per_volume_in_mm(work):
     assert "<h2>Volumes</h2>" in report
 
 
+def test_volumes_of_another_tool_must_lie_where_the_references_lie(work, tmp_path, capsys):
+    def evaluated(change):
+        (tmp_path / "predicted").mkdir(exist_ok=True)
+        for path in (work / "Köpfe 1" / "labels").iterdir():
+            image = nib.load(path)
+            nib.save(change(np.asanyarray(image.dataobj), image.affine), tmp_path / "predicted" / path.name)
+        code = main(["evaluate", str(tmp_path / "predicted"), str(work / "Köpfe 1"), "--out", str(tmp_path / "out")])
+        return code, " ".join(capsys.readouterr().err.split())
+
+    assert evaluated(lambda voxels, affine: nib.Nifti1Image(voxels, affine))[0] == 0
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = 19  # stored from the other end, at the same place
+    assert evaluated(lambda voxels, affine: nib.Nifti1Image(voxels[::-1], affine @ flip))[0] == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["mean"]["dice"]["mean"] == 1
+    elsewhere = np.eye(4)
+    elsewhere[0, 3] = 2  # voxels
+    code, said = evaluated(lambda voxels, affine: nib.Nifti1Image(voxels, affine @ elsewhere))
+    assert code == 2
+    assert "its affine differs" in said
+    code, said = evaluated(lambda voxels, affine: nib.Nifti1Image(voxels[:, :, :5], affine))
+    assert code == 2
+    assert "(slices, rows, columns)" in said
+
+
 @pytest.mark.parametrize("run", ["run", "near"])
 def test_a_volume_comes_back_in_its_own_geometry_and_scores_the_same(work, run):
     written = predict(work, run, f"out {run}")

@@ -121,6 +121,19 @@ def test_files_of_slices_stand_in_for_volumes():
     assert set(found[0].rows) == {3, 4}
 
 
+def test_a_volume_that_is_scored_has_masks_without_gaps():
+    """Of a training volume some slices may do."""
+    rows = [
+        Row(Path(f"{v}{k}.png"), None if k == 2 else Path("m"), split, volume=v, slice=k)
+        for v, split in (("a", "train"), ("b", "test"))
+        for k in range(5)
+    ]
+    found = [finding for finding in judge(rows, [Seen()] * 10, root=Path()).findings if finding.code == "broken-volume"]
+    assert [finding.what for finding in found] == [
+        "of those with a mask, volume b: its slices are 0, 1, 3, 4, but must follow one another"
+    ]
+
+
 def test_broken_files_are_findings(rows):
     rows[0].image.write_bytes(b"")
     rows[1].mask.write_bytes(rows[1].mask.read_bytes()[:50])

@@ -86,11 +86,25 @@ def test_slices_that_are_missing_or_doubled_are_refused(numbers):
         volumes([row(f"{i}", slice=number) for i, number in enumerate(numbers)])
 
 
+def test_patients_do_not_share_a_volume():
+    with pytest.raises(UserError, match=r"^volume ED: its slices are of 2 patients \(p1, p2\); [^\n]*p1_ED$"):
+        volumes([row(f"{p}{k}", "ED", patient=p) for p in ("p1", "p2") for k in range(2)])
+
+
+def test_a_patient_named_on_some_slices_is_that_of_all(tmp_path):
+    root = make_volumes(tmp_path / "set", count=2)
+    lines = ["image,mask,patient"]
+    lines += [f"images/Kopf ä {i}.nii.gz#{k},,{f'p{i}' if k < 2 else ''}" for i in range(2) for k in range(4)]
+    (root / "manifest.csv").write_text("\n".join(lines), encoding="utf-8")
+    assert [one.patient for one in load_manifest(root).rows] == ["p0"] * 4 + ["p1"] * 4
+
+
 @pytest.mark.parametrize(
     ("numbers", "spacing", "expected"),
     [
         ((1, 2), (5.0, 2.0, 1.0), (5.0, 2.0, 1.0)),
         ((0, 5, 10), (5.0, 2.0, 1.0), (25.0, 2.0, 1.0)),  # every fifth slice
+        ((-5, 0, 5), (5.0, 2.0, 1.0), (25.0, 2.0, 1.0)),
         ((1, 2), (2.0, 1.0), None),  # the distance of the slices is unknown
         ((1, 2), None, None),
     ],

@@ -1,14 +1,19 @@
 """Final scores against hand-sized cases, and the fast validation Dice against the final one."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers import disk
+from PIL import Image
 
+from segdistill.data.labels import build_mapping, scan_values
 from segdistill.data.rows import Row
-from segdistill.engine.evaluator import Case, evaluate_cases, extremes, write_scores
+from segdistill.data.several import Source, into_classes
+from segdistill.deploy.predictor import Prediction
+from segdistill.engine.evaluator import Case, evaluate_cases, extremes, predicted_cases, write_scores
 from segdistill.engine.validation import dice_table
 from segdistill.metrics.calibration import Calibration
 from segdistill.metrics.scores import score_image
@@ -47,6 +52,25 @@ def test_calibration_needs_probabilities():
     summary = evaluate_cases(made, classes=CLASSES, dataset="d").summary
     assert summary["ece"] == pytest.approx(0)
     assert summary["ms_per_image"] == 250
+
+
+def test_a_class_that_a_set_does_not_annotate_is_no_error_of_calibration(tmp_path):
+    """A sure student finds the heart, and a lung that this set's masks show as background."""
+    heart, lung = disk((32, 32), (8, 8), 5), disk((32, 32), (22, 22), 7)
+    for name, pixels in (("image", np.full((32, 32, 3), 90)), ("mask", heart)):
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    classes = ("background", "heart", "lung")
+    found = scan_values([tmp_path / "mask.png"])
+    source = Source("set", tmp_path, into_classes(build_mapping(found, ["background", "heart"]), classes))
+    labels = (heart + 2 * lung).astype(np.uint8)
+    probabilities = np.stack([labels == k for k in range(3)]).astype(np.float32)
+    card = SimpleNamespace(classes=classes, modalities=(), neighbours=0)
+    student = SimpleNamespace(
+        card=card, routes=False, predict=lambda image, modality: Prediction(labels, probabilities)
+    )
+    row = Row(tmp_path / "image.png", tmp_path / "mask.png", dataset="set")
+    (found_case,) = predicted_cases(student, [row], {"set": source})
+    assert found_case.calibration.ece == 0
 
 
 def test_a_size_that_does_not_fit_names_the_image():

@@ -165,6 +165,13 @@ def test_the_note_says_what_limits_a_claim(count, patients, expected, unexpected
     assert not any(text in note for text in unexpected)
 
 
+def test_images_without_anything_to_find_make_no_set_larger():
+    nothing = [row for i in range(190) for row in rows(mask(), mask(), f"empty {i}.png", patient=f"e{i}")]
+    note = summarise(many(10, lambda i: f"p{i}") + nothing, class_names=NAMES)["note"]
+    assert "with 10 images" in note
+    assert "there is no Dice" in summarise(nothing, class_names=NAMES)["note"]
+
+
 def test_unit_and_tolerance_are_named():
     summary = summarise(table(), class_names=NAMES, unit="mm", tolerance=1.5)
     assert (summary["unit"], summary["tolerance"]) == ("mm", 1.5)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ..data.labels import LabelMapping, as_known, build_mapping
 from ..data.manifest import load_manifest
-from ..data.rows import Row
+from ..data.rows import Manifest, Row
 from ..data.volumes import expand
 from ..engine.evaluator import Evaluation, Part, cases_of, evaluate_cases
-from ..formats import IMAGE_SUFFIXES, is_volume, read_mask, split_address, stem_of
+from ..formats import IMAGE_SUFFIXES, check_pair, is_volume, read_mask, split_address, stem_of
 from ..types import UserError
 from .references import Split, labelled_rows, resolved, show_meaning, values_in
 
@@ -18,11 +18,13 @@ from .references import Split, labelled_rows, resolved, show_meaning, values_in
 def evaluate_masks(
     predicted: Path, data: Path, split: Split, classes: list[str] | None, threshold: int | None, tolerance: float
 ) -> Evaluation:
-    """Masks against masks, matched by their path without suffix, as far up as it is given."""
-    rows, root, scored = _references(data, split)
-    guessed = _matched(rows, root, predicted)
-    masks = [row.mask for row in rows if row.mask]
-    truth = build_mapping(values_in(masks, threshold), classes)
+    """Masks against masks, matched by their path without suffix, as far up as it is given.
+
+    What values mean is asked of all references, whatever is scored.
+    """
+    manifest, rows, scored = _references(data, split)
+    guessed = _matched(rows, manifest.root, predicted)
+    truth = build_mapping(values_in([row.mask for row in manifest.rows if row.mask], threshold), classes)
     guess = _meaning(list(guessed.values()), truth, predicted)
     show_meaning("reference values", truth)
     show_meaning("predicted values", guess)
@@ -32,22 +34,22 @@ def evaluate_masks(
         return Part(guess.apply(read_mask(guessed[row.image])), truth.apply(read_mask(row.mask)))
 
     evaluation = evaluate_cases(
-        cases_of(rows, look, {"": root}), classes=truth.classes, dataset=data.name, tolerance=tolerance
+        cases_of(rows, look, {"": manifest.root}), classes=truth.classes, dataset=manifest.name, tolerance=tolerance
     )
     evaluation.summary["run"] = {"scored split": scored}
     return evaluation
 
 
-def _references(data: Path, split: Split) -> tuple[list[Row], Path, str]:
-    """Labelled rows, their folder and split; of a data set, or of a plain folder of masks."""
+def _references(data: Path, split: Split) -> tuple[Manifest, list[Row], str]:
+    """A data set, or a plain folder of masks; its labelled rows of a split, and that split."""
     try:
         manifest = load_manifest(data)
     except UserError:
         plain = expand([Row(path, path) for path in _masks_below(data)], data) if data.is_dir() else []
         if not plain:
             raise
-        return plain, data, "all"
-    return labelled_rows(manifest.rows, split, data), manifest.root, resolved(manifest.rows, split)
+        return Manifest(data.resolve().name, data, tuple(plain)), plain, "all"
+    return manifest, labelled_rows(manifest.rows, split, data), resolved(manifest.rows, split)
 
 
 def _matched(rows: Sequence[Row], root: Path, predicted: Path) -> dict[Path, Path]:
@@ -56,9 +58,10 @@ def _matched(rows: Sequence[Row], root: Path, predicted: Path) -> dict[Path, Pat
     So `p1/001` is found for images/p1/001.png, and a flat folder serves where file names occur once.
 
     Raises:
-        UserError: An image without a mask, or a mask that two images would claim.
+        UserError: An image without a mask, a mask that two images would claim, two masks of one name, or a volume
+            whose mask has other slices or lies elsewhere.
     """
-    found = {path.relative_to(predicted).with_name(stem_of(path)).as_posix(): path for path in _masks_below(predicted)}
+    found = _by_name(predicted)
     files = dict.fromkeys(split_address(row.image)[0] for row in rows)
     names = {file: next((name for name in _names(file, root) if name in found), None) for file in files}
     missing = sorted(next(_names(file, root)) for file, name in names.items() if name is None)
@@ -75,7 +78,22 @@ def _matched(rows: Sequence[Row], root: Path, predicted: Path) -> dict[Path, Pat
                 f"{predicted}: its mask {name} would be scored for {first} and for {file}; lay the masks out in "
                 "folders like the images, or choose one --split"
             )
-    return {row.image: _like(found[str(names[split_address(row.image)[0]])], row) for row in rows}
+    masks = {file: found[str(name)] for file, name in names.items()}
+    for file, mask in masks.items():
+        if is_volume(file) or is_volume(mask):
+            check_pair(file, mask)
+    return {row.image: _like(masks[split_address(row.image)[0]], row) for row in rows}
+
+
+def _by_name(predicted: Path) -> dict[str, Path]:
+    """The masks by their path in the folder without suffix."""
+    found: dict[str, Path] = {}
+    for path in _masks_below(predicted):
+        name = path.relative_to(predicted).with_name(stem_of(path)).as_posix()
+        if name in found:
+            raise UserError(f"{predicted}: two masks for {name}, {found[name].name} and {path.name}; remove one")
+        found[name] = path
+    return found
 
 
 def _names(file: Path, root: Path) -> Iterator[str]:

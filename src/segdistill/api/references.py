@@ -64,9 +64,12 @@ def _meaning(one: Manifest, classes: tuple[str, ...], said: Named, known: Sequen
 def with_saved_splits(run: Path, sets: Sequence[Manifest]) -> list[Manifest]:
     """The data sets with the splits that a run drew, where they are the run's own: else its training images are scored.
 
-    Nothing changes for other data, or where `run` is no run's folder.
+    `run` may also be what lies in a run: its student, another of its students, an exported file. Nothing changes for
+    other data, or where there is no run.
     """
-    if not (run / "data" / "data.json").exists():
+    around = [one for one in (run, *run.resolve().parents[:2]) if (one / "data" / "data.json").exists()]
+    run = next((one for one in around if (one / "run.json").exists()), run)
+    if run not in around:
         return list(sets)
     sources, parts = saved_sets(run)
     drawn = {

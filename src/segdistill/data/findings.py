@@ -102,17 +102,20 @@ class Desk:
             yield self.finding("error", "size-mismatch", what, way_out, unequal)
 
     def volumes(self) -> Iterator[Finding]:
-        """Volumes that cannot be scored as volumes: slices missing, doubled, or of several sizes."""
+        """Volumes that cannot be scored as volumes: slices missing, doubled, without mask, or of several sizes."""
         groups: dict[tuple[str, str], list[int]] = defaultdict(list)
         for i, row in enumerate(self.rows):
             if row.volume and row.split != "train":
                 groups[row.dataset, row.volume].append(i)
         for (_, name), numbers in groups.items():
-            try:
-                volumes([self.rows[i] for i in numbers])
-            except UserError as error:
-                what, _, way_out = str(error).partition("; ")
-                yield self.finding("error", "broken-volume", what, way_out, numbers)
+            scored = [i for i in numbers if self.rows[i].mask and self.rows[i].split]
+            for part, of in ((numbers, ""), (scored, "of those with a mask, ")):
+                try:
+                    volumes([self.rows[i] for i in part])
+                except UserError as error:
+                    what, _, way_out = str(error).partition("; ")
+                    yield self.finding("error", "broken-volume", of + what, way_out, part)
+                    break
             if len({size for i in numbers if (size := self.seen[i].size)}) > 1:
                 what = f"volume {name}: its slices differ in size"
                 yield self.finding("error", "broken-volume", what, "mend the column volume", numbers)

@@ -30,7 +30,7 @@ from pathlib import Path
 from ..formats import split_address
 from ..types import UserError
 from .folders import LAYOUTS, rows_of_folders
-from .rows import Manifest, Row
+from .rows import Manifest, Row, with_patients
 from .ssl4mis import rows_of_lists
 from .volumes import expand
 
@@ -107,7 +107,7 @@ def _from_csv(path: Path, name: str) -> Manifest:
         rows.append(row)
     if not rows:
         raise UserError(f"{path}: no rows below the header; list one image per line")
-    return Manifest(name, root, tuple(expand(rows, root)))
+    return Manifest(name, root, tuple(with_patients(expand(rows, root))))
 
 
 def _check_header(path: Path, header: list[str], columns: Sequence[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..formats import split_address
@@ -35,7 +37,18 @@ class Manifest:
 
 def group_of(row: Row) -> tuple[str, str]:
     """What must stay in one split, as (kind, name): the patient, else the volume, else the file, of all its slices."""
-    for kind in ("patient", "volume"):
-        if name := getattr(row, kind):
-            return kind, name
-    return "file", str(split_address(row.image)[0])
+    return ("patient", row.patient) if row.patient else whole_of(row)
+
+
+def whole_of(row: Row) -> tuple[str, str]:
+    """What a row is a part of, as (kind, name): its volume, else its file, of all its slices."""
+    return ("volume", row.volume) if row.volume else ("file", str(split_address(row.image)[0]))
+
+
+def with_patients(rows: Sequence[Row]) -> list[Row]:
+    """The rows, those of an unknown patient with the one that other slices of their volume or file name."""
+    named: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        named[whole_of(row)].add(row.patient)
+    patients = {whole: next(iter(names - {""})) for whole, names in named.items() if len(names - {""}) == 1}
+    return [row if row.patient else replace(row, patient=patients.get(whole_of(row), "")) for row in rows]

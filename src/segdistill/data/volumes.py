@@ -35,7 +35,8 @@ def volumes(rows: Sequence[Row]) -> list[list[Row]]:
     """The rows of each volume in the order of its slices; a row without a volume stands alone.
 
     Raises:
-        UserError: slices given twice, or missing between others: distances across the gap would be wrong.
+        UserError: slices given twice, or missing between others: distances across the gap would be wrong; slices of
+            several patients.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -51,7 +52,8 @@ def voxel_spacing(volume: Sequence[Row]) -> Spacing | None:
         return first.spacing[-2:] if first.spacing else None
     if first.spacing is None or len(first.spacing) < 3:
         return None
-    step = volume[1].slice - first.slice if len(volume) > 1 and first.slice is not None and volume[1].slice else 1
+    numbers = [row.slice for row in volume[:2] if row.slice is not None]
+    step = numbers[1] - numbers[0] if len(numbers) == 2 else 1
     return (first.spacing[0] * step, *first.spacing[1:])
 
 
@@ -129,6 +131,12 @@ def _may_be_slice(row: Row) -> bool:
 
 
 def _in_order(group: list[Row]) -> list[Row]:
+    patients = sorted({row.patient for row in group})
+    if group[0].volume and len(patients) > 1:
+        raise UserError(
+            f"volume {group[0].volume}: its slices are of {len(patients)} patients ({', '.join(patients[:3])}); "
+            "give each patient's volumes names of their own, as p1_ED"
+        )
     if any(row.slice is None for row in group):
         return group
     group = sorted(group, key=lambda row: row.slice or 0)

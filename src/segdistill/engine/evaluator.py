@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.cache import read_labels
+from ..data.labels import LabelMapping
 from ..data.rows import Row
 from ..data.several import Source
 from ..data.volumes import read_neighbours, volumes, voxel_spacing, with_neighbours
@@ -113,7 +114,7 @@ def predicted_cases(
         if row.mask is None or mapping is None:
             raise UserError(f"{row.image}: has no mask to score against; leave it out or add its mask")
         reference = read_labels(row.mask, mapping, image.shape[:2])
-        calibration.update(prediction.probabilities, reference)
+        calibration.update(_of_annotated(prediction.probabilities, mapping), reference)
         scores = polyp_scores(prediction.probabilities[1], reference == 1) if polyp else None
         return Part(prediction.labels, reference, seconds, prediction.routing, scores)
 
@@ -121,6 +122,16 @@ def predicted_cases(
         mapping = sources[case.row.dataset].mapping
         yield replace(case, calibration=calibration, annotated=mapping.marks() if mapping else None)
         calibration = Calibration()
+
+
+def _of_annotated(probabilities: NDArray[np.float32], mapping: LabelMapping) -> NDArray[np.float32]:
+    """Probabilities (C, H, W); what a data set's masks do not show is background there."""
+    marks = np.array(mapping.marks())
+    if marks.all():
+        return probabilities
+    seen = probabilities * marks[:, None, None].astype(np.float32)
+    seen[0] += probabilities[~marks].sum(0)
+    return seen
 
 
 def _read(row: Row, around: Mapping[Path, Any]) -> NDArray[np.uint8]:

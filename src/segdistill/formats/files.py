@@ -102,8 +102,8 @@ def layout(path: Path) -> Layout:
 def check_pair(image: Path, mask: Path) -> None:
     """Compare an image and its mask by their headers.
 
-    Two NIfTI files must agree in every number of their affines within 0.001 mm. An address counts as one slice, unless
-    both are addresses: then their files are compared.
+    The slices of two NIfTI files must lie at one place, every number of their affines within 0.001 mm; how the voxels
+    are stored may differ. An address counts as one slice, unless both are addresses: then their files are compared.
 
     Raises:
         UserError: another number of slices, another size, another affine; either is unreadable.
@@ -119,8 +119,8 @@ def check_pair(image: Path, mask: Path) -> None:
         )
     if _kind(image) == _kind(mask) == "nifti" and addressed[0] == addressed[1]:
         first, second = (nifti.read_header(split_address(path)[0]) for path in (image, mask))
-        apart = float(np.abs(first.affine - second.affine).max())
-        if apart > _TOLERANCE or not np.array_equal(first.turn, second.turn):
+        apart = float(np.abs(first.placed - second.placed).max())
+        if apart > _TOLERANCE:
             raise UserError(
                 f"{mask}: its affine differs from that of its image {image.name} by {apart:.3g} mm; resample the mask "
                 "to the image's grid"

@@ -37,6 +37,7 @@ class Header(NamedTuple):
     turn: NDArray[np.float64]  # nibabel's orientation transform: stored axes to (slices, rows, columns)
     sides: tuple[int, int, int]  # slices, rows, columns
     spacing: tuple[float, float, float]  # of these, mm
+    placed: NDArray[np.float64]  # (slice, row, column) to RAS, in the header's unit
 
 
 def read_header(path: Path) -> Header:
@@ -129,7 +130,7 @@ def _header(image: Any, path: Path) -> Header:
 
 
 def _sliced(shape: tuple[int, ...], affine: NDArray[np.float64], spacing: NDArray[np.float64]) -> Header:
-    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+    from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
     stored = io_orientation(affine)  # row: stored axis; value: which of the patient's axes, and its direction
     sides = (*shape[:3], 1)[:3]
@@ -138,7 +139,8 @@ def _sliced(shape: tuple[int, ...], affine: NDArray[np.float64], spacing: NDArra
     order = np.argsort(turn[:, 0])
     slices, rows, columns = (sides[i] for i in order)
     between, down, across = (float(spacing[i]) for i in order)
-    return Header(shape, affine, turn, (slices, rows, columns), (between, down, across))
+    placed = affine @ inv_ornt_aff(turn, sides)
+    return Header(shape, affine, turn, (slices, rows, columns), (between, down, across), placed)
 
 
 def _slice_axis(patient: dict[int, tuple[int, float]]) -> int:

@@ -164,8 +164,11 @@ def _mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
 def _note(table: Table, kind: str) -> str:
     """What limits a claim made from this table; empty if nothing."""
     sentences = []
-    n = int(table.group.max()) + 1
-    if n == 1:
+    scored = ~np.isnan(table.scores[..., METRICS.index("dice")]).all(axis=1)
+    n = len(np.unique(table.group[scored]))  # an image where nothing is to be found has no Dice
+    if n == 0:
+        sentences.append("No reference mask shows a foreground class: there is no Dice to claim anything of.")
+    elif n == 1:
         sentences.append(f"With 1 {table.grouped_by}, there is no interval and no claim to make.")
     elif n <= SMALL:
         # 1.96 / sqrt(n) times 15 points, a usual spread of the difference per image: 3 at 100 images, 7 at 20.
