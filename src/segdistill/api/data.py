@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,10 +73,17 @@ def read_mappings(
     return mappings
 
 
-def prepare_data(folders: Sequence[Path], run: Path, options: TrainOptions, known: Known | None = None) -> None:
+def prepare_data(
+    folders: Sequence[Path],
+    run: Path,
+    options: TrainOptions,
+    known: Known | None = None,
+    refuse: Callable[[Sequence[Row]], None] = lambda rows: None,
+) -> None:
     """Draw the splits and the label budgets and write them with the mask mappings into the run folder.
 
-    `known` are the classes and modalities of a student that gets one more; the data's come after them.
+    `known` are the classes and modalities of a student that gets one more; the data's come after them. `refuse` may
+    raise UserError for the rows with their splits, before anything is written.
     """
     sets = load_sets(folders, options.modality)
     if known:
@@ -100,6 +107,7 @@ def prepare_data(folders: Sequence[Path], run: Path, options: TrainOptions, know
     if options.neighbours:
         _check_neighbours(rows)
     findings = audit_rows(rows, said, where, options)
+    refuse(rows)
     write_json(run / "data" / "check.json", findings.to_json())
     for one in sets:
         folder = _set_folder(run, one.name, len(sets))
@@ -209,6 +217,12 @@ def audit_rows(rows: Sequence[Row], sets: Mapping[str, Named], where: str, optio
         found = "; ".join(f"{leak.what} ({', '.join(leak.files)})" for leak in leaks)
         raise UserError(f"{root}: {found}; scores would be too good: mend the splits, or pass --allow-leakage true")
     return result
+
+
+def run_around(path: Path) -> Path | None:
+    """The run that a path is, or in which it lies, as a student or an exported file does."""
+    kept = ("run.json", "data/data.json")
+    return next((run for run in (path, *path.resolve().parents[:2]) if all((run / one).exists() for one in kept)), None)
 
 
 def saved_sets(run: Path) -> tuple[dict[str, Source], list[list[Row]]]:

@@ -13,7 +13,7 @@ from ..data.rows import Manifest, Row
 from ..data.several import Source, into_classes
 from ..deploy.card import MEANINGS, Card
 from ..types import Known, UserError
-from .data import saved_sets
+from .data import run_around, saved_sets
 from .terminal import bar, console
 
 Split = Literal["auto", "train", "val", "test", "all"]
@@ -67,11 +67,10 @@ def with_saved_splits(run: Path, sets: Sequence[Manifest]) -> list[Manifest]:
     `run` may also be what lies in a run: its student, another of its students, an exported file. Nothing changes for
     other data, or where there is no run.
     """
-    around = [one for one in (run, *run.resolve().parents[:2]) if (one / "data" / "data.json").exists()]
-    run = next((one for one in around if (one / "run.json").exists()), run)
-    if run not in around:
+    around = run_around(run)
+    if around is None:
         return list(sets)
-    sources, parts = saved_sets(run)
+    sources, parts = saved_sets(around)
     drawn = {
         source.root.resolve(): {_below(row.image, source.root): row.split for row in part}
         for source, part in zip(sources.values(), parts, strict=True)

@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..data.batches import Dataset, TrainingBatches
+from ..data.rows import Row
 from ..engine.evaluator import write_scores
 from ..engine.logging import RunLog
 from ..engine.memory import keep_freed_memory
@@ -39,6 +40,7 @@ from .runs import (
     write_text,
 )
 from .scored import read_run
+from .taught import refuse_leaks, told_caveats
 from .terminal import console, show_scores
 
 
@@ -94,9 +96,14 @@ def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions
         config = require(config)
     known = _known(options, config)
     options = _with_baseline(options)
+
+    def refuse(rows: Sequence[Row]) -> None:
+        if not options.allow_leakage:
+            refuse_leaks(config, rows)
+
     folder = new_folder(Path(out) if out else None, data, options)
     try:
-        prepare_data(data, folder, options, known)
+        prepare_data(data, folder, options, known, refuse)
     except UserError:
         for empty in (folder / "data", folder):
             with suppress(OSError):  # something is in it
@@ -157,7 +164,7 @@ def _to_the_end(
     known = _known(options, config)
     loaded = processes.in_turn(lambda: load_data(run, options, known))
     data = loaded.dataset
-    warnings = [*caveats(data), *check_findings(run)]
+    warnings = [*caveats(data), *told_caveats(config, data.rows), *check_findings(run)]
     for line in warnings:
         console.print(f"warning: {line}", markup=False, style="yellow")
     with _timed(run, processes):
