@@ -70,6 +70,7 @@ class Task(NamedTuple):
     modality_classes: tuple[tuple[int, ...], ...] = ()
     names: tuple[str, ...] = ()  # of the classes, background first; () where nobody named them
     store: Store | None = None  # none where there is no run
+    validated: bool = True  # whether validation scores anything
 
 
 class Known(NamedTuple):
@@ -85,7 +86,7 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Clip:
-    """Gradient clipping, per optimizer: by the norm of its gradients, or element-wise by value."""
+    """Gradient clipping, per optimizer: by the norm of its gradients, or element-wise by value; 0 or None: not."""
 
     norm: float | None = None
     value: float | None = None
@@ -111,6 +112,7 @@ class Stage:
     batch: tuple[int, int]  # labelled rows, other rows; (0, n) draws from all training rows
     augment: Callable[[Batch], Batch]
     scored: nn.Module | None  # what validation scores; None: nothing to score, keep the last weights
+    measured: nn.Module | None = None  # whose batch norms are measured before that; None: the scored one's
     scales: tuple[float, ...] = (1.0,)  # one update per scale, sizes rounded to a multiple of 32
     schedule: Callable[[float], float] = constant  # progress -> factor on every learning rate
     clip: Clip | None = None

@@ -276,8 +276,11 @@ def test_mixed_images_leave_the_statistics_alone():
 
 
 def test_ugda_waits_for_the_validation_dice():
+    nothing_validated = Task(2, (32, 32), ("",), 6, 4, validated=False)
+    never = KnowSAM(KnowSAMConfig(teacher="none", mix_from_dice=0.5), nothing_validated)
+    assert "mix_sup" in never.step(batch(), 0.6).terms
     method = build(mix_from_dice=0.5)
-    assert "mix_sup" in method.step(batch(), 0.6).terms  # no validation has said anything yet
+    assert "mix_sup" not in method.step(batch(), 0.6).terms  # no validation has said anything yet
     stage = method.stages()[0]
     for dice, mixes in ((0.3, False), (0.55, True), (0.4, True)):
         stage.after_validation(dice)
@@ -402,7 +405,8 @@ def test_a_step_in_bf16(size):
         ({"mix_cells": 17}, "--knowsam.mix_cells 17: the grid has 16 cells"),
         ({"mix_cells": -1}, "--knowsam.mix_cells -1: the grid has 16 cells"),
         ({"as_released": True, "kd": "hard"}, "--knowsam.kd hard: --knowsam.as_released true"),
-        ({"as_released": True, "agreement": "cps"}, "--knowsam.agreement cps: --knowsam.as_released true"),
+        ({"as_released": True, "gate": False, "agreement": "cps"}, "--knowsam.agreement cps: --knowsam.as_released"),
+        ({"as_released": True}, "--knowsam.gate true: --knowsam.as_released true"),
     ],
 )
 def test_settings_that_would_crash_or_do_nothing_are_refused(settings, said):
@@ -411,7 +415,8 @@ def test_settings_that_would_crash_or_do_nothing_are_refused(settings, said):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"mix_cells": 0}, {"mix_cells": 16}, {"as_released": True, "kd": "none", "agreement": "none"}]
+    "settings",
+    [{"mix_cells": 0}, {"mix_cells": 16}, {"as_released": True, "gate": False, "kd": "none", "agreement": "none"}],
 )
 def test_settings_at_the_edge_are_taken(settings):
     config = KnowSAMConfig(teacher="none", **settings)

@@ -248,6 +248,7 @@ def _fit(
         others=len(batches.others),
         modality_classes=data.modality_classes,
         names=data.classes,
+        validated=len(data.validated) > 0,
         store=Store(
             run / "embeddings",
             tuple(np.sort(np.concatenate([batches.labelled, batches.others])).tolist()),

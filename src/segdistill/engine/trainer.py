@@ -220,7 +220,7 @@ class Trainer:
         data = self.batches.dataset
         found = Validation({}, {}, {})
         if stage.scored:
-            self._measure_norms(stage.scored)
+            self._measure_norms(stage.measured or stage.scored)
             self.method.eval()  # also what is only watched
             stop = partial(self._stop_if_asked, stage)
             found = validate(stage.scored, data, self.device, stop, self.processes, stage.watched)
@@ -241,7 +241,7 @@ class Trainer:
         self.log.validation(entry | {name: values for name, values in beside.items() if values}, stage.iterations)
 
     def _measure_norms(self, network: nn.Module) -> None:
-        """What the scored network's batch norms remember: training images as they are, the same on all processes."""
+        """What this network's batch norms remember: training images as they are, the same on all processes."""
         norms = training_norms(network)
         if not (self.settings.precise_bn and norms):
             return
@@ -305,7 +305,7 @@ class Trainer:
 def _clip(optimizer: Optimizer, norm: float | None, value: float | None) -> None:
     """Per optimizer: learners that meet only through detach() do not scale each other's gradients."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if norm is not None:
+    if norm:
         nn.utils.clip_grad_norm_(parameters, norm)
-    if value is not None:
+    if value:
         nn.utils.clip_grad_value_(parameters, value)

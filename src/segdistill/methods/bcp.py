@@ -42,7 +42,7 @@ class BCPConfig:
         learning_rate: Peak learning rate of AdamW, in each stage.
         weight_decay: Decoupled weight decay.
         warm_up: Updates of each stage over which the learning rate rises linearly from 0.
-        clip_norm: Gradients are clipped to this norm.
+        clip_norm: Gradients are clipped to this norm; 0: not at all.
         ema_decay: Decay of the teacher's average.
         unsupervised: Weight of pseudo-labelled pixels, labelled ones having 1; 0 is plain supervised learning.
         largest_component: Keep of each class of a pseudo-label the largest component; where one object is certain.

@@ -30,13 +30,13 @@ from ..models.medical_sam import MedicalSam, medical_sam
 from ..models.modality_heads import ModalityHeads
 from ..models.padding import pad_to_multiple
 from ..models.sam import WITHOUT_WEIGHTS
-from ..models.students import build_student
+from ..models.students import build_student, student_spec
 from ..models.tiny_vit import STRIDE
 from ..models.weights import read_weights, settled
 from ..transforms.presets import evaluation, weak
 from ..types import Batch, Known, Remarks, Stage, StepOutput, Task, UserError
 from .modality_transfer import Addition, known_before, with_addition
-from .sam_distillation import require_sam
+from .sam_distillation import about_weights, require_sam
 from .teacher_embeddings import TeacherEmbeddings
 
 ROUTING_RATE = 10  # of the classifier, a linear map, to the rate of the rest; benchmarks/routing_rate.py
@@ -117,6 +117,8 @@ class ESPMedSAM(nn.Module):
         self.addition: Addition | None = None
         if Path(c.init).is_dir():
             self.student, self.addition = with_addition(c.init, task)
+            its_own = student_spec(self.student).arguments
+            self.config = replace(c, patch_prompt=its_own.get("patch_prompt", "hard"))
             return
         check(config)
         joint = list(range(len(task.modalities))) if c.joint_queries else None
@@ -314,7 +316,7 @@ class ESPMedSAM(nn.Module):
                 )
         if self.teacher:
             alone = "SAM began without weights. Labels alone were better than such a teacher where both were measured."
-            yield f"SAM's weights: {origin.file}, sha256 {origin.sha256}." if origin else alone
+            yield about_weights(origin) if origin else alone
         entries = [entry for entry in log if entry.get("stage") in ("head", "extend") and entry.get("watched")]
         if entries:
             last = entries[-1]

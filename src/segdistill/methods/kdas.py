@@ -70,7 +70,7 @@ class KDASConfig:
         other_batch: Other images per batch.
         learning_rate: Learning rate of AdamW, constant.
         weight_decay: Decoupled weight decay.
-        clip_value: Gradients are clipped to this value, element by element.
+        clip_value: Gradients are clipped to this value, element by element; 0: not at all.
         temperature: Of the attention and of the pixels.
         alpha: Weight of what is distilled; the labels have 1 - alpha.
         as_released: Compute what the released code does, faults included.
@@ -145,7 +145,9 @@ class KDAS(nn.Module):
         self.distilled: dict[str, Callable[[PolypMaps, Taught], Tensor]] = {
             name: self.losses()[name] for name in DISTILLED[config.distil]
         }
-        self.pixels_too = config.unlabelled and not {"pixel", "feature"} & self.distilled.keys()
+        self.pixels_too = (
+            config.unlabelled and not config.as_released and not {"pixel", "feature"} & self.distilled.keys()
+        )
 
     @property
     def students(self) -> dict[str, nn.Module]:

@@ -66,6 +66,7 @@ class KnowSAMConfig:
         consistency_full: Progress at which it has its whole weight.
         mix_from: Progress from which UGDA mixes.
         mix_from_dice: UGDA also waits for this validation Dice of the student, the best so far; for very few masks.
+            Not where nothing is validated.
         mix_cells: Cells of the 4 x 4 grid that are overwritten, up to 16; 0: no UGDA (an ablation).
         mix_where: Cells of the highest or the lowest entropy.
         mix_confidence: SAM's labels count in mixed images where its probability reaches this.
@@ -76,12 +77,13 @@ class KnowSAMConfig:
         kd: Distil SAM's logits (soft), its argmax (hard), or nothing (none).
         entropy_weight: Weight of the entropy.
         agreement: How the subnets co-teach: consistency, pseudo-labels (cps), or none.
-        prompts: What SAM is told beside the image: none, mask, tokens, tokens+dense.
+        prompts: What SAM is told beside the image: the fusion's mask, two tokens per class made of the embedding
+            (tokens), and a map (tokens+dense); or only which class is meant (none, an ablation).
         gate: Whether SAM teaches only where and while it knows enough, and a subnet the other only while it does.
         aggregation: Corrects the mean of the subnets, replaces it, or is left out (mean; an ablation).
         normalised: Whether the V-Net has batch norm.
         window: SAM's windows, or the whole grid as one (another function, faster).
-        as_released: Compute what the public code does, faults included; not with kd: hard or agreement: cps.
+        as_released: Compute what the public code does, faults included; not with gate, kd: hard or agreement: cps.
     """
 
     student: Literal["fused", "mean", "unet", "vnet"] = "fused"
@@ -153,7 +155,8 @@ class KnowSAM(nn.Module):
         agrees = AGREEMENT[c.agreement]
         self.rules = RELEASED if c.as_released else Rules(agrees, agrees, entropy)
         self.standing = Standing(2)
-        self.register_buffer("best_dice", torch.tensor(-1.0))  # of validation; not known yet
+        self.register_buffer("best_dice", torch.tensor(-1.0))  # of validation; none yet
+        self.validated = task.validated
         self.mixes = bool(c.mix_cells and c.other_batch and task.labelled and task.others)
         self.sam = None if c.teacher == "none" else SamDistillation(skd(c), task)
         if self.sam and c.as_released:
@@ -189,8 +192,9 @@ class KnowSAM(nn.Module):
                 batch=(c.labelled_batch, c.other_batch),
                 augment=released_weak_strong if c.as_released else weak_strong,
                 scored=self.student,
+                measured=self.trio,  # all students are shipped and compared
                 schedule=partial(warm_up_linear, warm_up=min(0.5, c.warm_up / c.iterations)),
-                clip=Clip(norm=c.clip_norm) if c.clip_norm else None,
+                clip=Clip(norm=c.clip_norm),
                 after_update=self.after_update,
                 after_validation=self.after_validation,
                 watched=self.watched,
@@ -232,7 +236,7 @@ class KnowSAM(nn.Module):
     def waits(self) -> bool:
         """Whether UGDA waits for a better student yet. The buffer is read only where it may: that waits for a GPU."""
         needed = self.config.mix_from_dice
-        return bool(needed) and 0 <= float(self.best_dice) < needed
+        return bool(needed) and self.validated and float(self.best_dice) < needed
 
     def branches(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The trio's logits; strongly augmented images must not normalise the labelled ones: they pass apart."""
@@ -363,8 +367,10 @@ def check(c: KnowSAMConfig) -> None:
     """Settings that the grid does not have, or that the released code's losses would override in silence."""
     if not 0 <= c.mix_cells <= GRID**2:
         raise UserError(f"--knowsam.mix_cells {c.mix_cells}: the grid has {GRID**2} cells; give 0 to {GRID**2}")
-    for name, value in (("kd", "hard"), ("agreement", "cps")):
+    for name, value in (("kd", "hard"), ("agreement", "cps"), ("gate", True)):
         if c.as_released and getattr(c, name) == value:
+            said = str(value).lower()
             raise UserError(
-                f"--knowsam.{name} {value}: --knowsam.as_released true has the released loss instead; leave one out"
+                f"--knowsam.{name} {said}: --knowsam.as_released true has the released loss instead; leave one out, or "
+                "take recipes/knowsam_as_released.yaml"
             )

@@ -39,7 +39,7 @@ class MeanTeacherConfig:
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Decoupled weight decay.
         warm_up: Updates over which the learning rate rises linearly from 0.
-        clip_norm: Gradients are clipped to this norm.
+        clip_norm: Gradients are clipped to this norm; 0: not at all.
         ema_decay: Decay of the teacher's average.
         consistency: Weight of the consistency term; 0 is plain supervised learning.
         consistency_from: Progress at which the consistency starts.

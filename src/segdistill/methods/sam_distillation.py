@@ -21,7 +21,7 @@ from ..losses.distillation import distillation_kl
 from ..losses.segmentation import annotated_logits, dice_cross_entropy, label_map
 from ..models.knowsam_teacher import knowsam_teacher
 from ..models.sam import WITHOUT_WEIGHTS
-from ..models.sam_weights import find_sam
+from ..models.sam_weights import Origin, find_sam
 from ..models.weights import settled
 from ..types import Batch, Remarks, Stage, Task
 from .standing import Standing
@@ -111,7 +111,7 @@ class SamDistillation(nn.Module):
         if not entries:
             return
         origin = self.teacher.sam.origin
-        yield f"SAM's weights: {origin.file}, sha256 {origin.sha256}." if origin else "SAM began without weights."
+        yield about_weights(origin) if origin else "SAM began without weights."
         ahead = [entry["watched"]["sam"] - entry["validation"]["dice"] for entry in entries]
         last = entries[-1]
         yield (
@@ -128,6 +128,12 @@ class SamDistillation(nn.Module):
                 f"{sam:.3f}, the student's {student:.3f}; a SAM more than .02 behind does not teach. It taught in "
                 f"{share(log):.0%} of the updates in which it could have."
             )
+
+
+def about_weights(origin: Origin) -> str:
+    """Whose weights a teacher had, and how it sees images."""
+    seen = "which sees images in [0, 1], as MedSAM was trained" if origin.plain else "which sees images as SAM does"
+    return f"SAM's weights: {origin.file}, sha256 {origin.sha256}, {seen}."
 
 
 def share(log: Sequence[Mapping[str, Any]]) -> float:

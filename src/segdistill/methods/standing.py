@@ -22,20 +22,24 @@ class Standing(nn.Module):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.register_buffer("seen", torch.zeros(count))  # on this batch
+        self.register_buffer("seen", torch.zeros(count))  # on this update's batches
         self.register_buffer("running", torch.zeros(count))
         self.register_buffer("updates", torch.zeros(()))
+        self.batches = 0  # of this update so far: several where gradients are accumulated
 
     @torch.no_grad()
     def observe(self, batch: Batch, *logits: Tensor) -> None:
-        """Remember how good each is on this batch's labelled rows."""
+        """Remember how good each is on the labelled rows of this update's batches, the mean over these."""
         dice = torch.stack([pooled_dice(z, batch) for z in logits])
-        self.seen.copy_(torch.where(batch.labelled.any(), dice, self.running))
+        dice = torch.where(batch.labelled.any(), dice, self.running)
+        self.seen.copy_(self.seen.lerp(dice, 1 / (self.batches + 1)))
+        self.batches += 1
 
     @torch.no_grad()
     def update(self) -> None:
         """Once per optimizer update."""
         self.updates += 1
+        self.batches = 0
         self.running.lerp_(self.seen, 1 - (1 - 1 / self.updates).clamp(max=MEMORY))
 
     def may_teach(self, teacher: int, pupil: int) -> Tensor:

@@ -30,7 +30,7 @@ class SupervisedConfig:
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Decoupled weight decay.
         warm_up: Updates over which the learning rate rises linearly from 0.
-        clip_norm: Gradients are clipped to this norm.
+        clip_norm: Gradients are clipped to this norm; 0: not at all.
     """
 
     student: str = "unet"

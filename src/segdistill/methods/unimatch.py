@@ -41,7 +41,7 @@ class UniMatchConfig:
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Decoupled weight decay.
         warm_up: Updates over which the learning rate rises linearly from 0.
-        clip_norm: Gradients are clipped to this norm.
+        clip_norm: Gradients are clipped to this norm; 0: not at all.
         unsupervised: Weight of the unsupervised terms; 0 is plain supervised learning.
         threshold: Confidence from which a pseudo-label counts.
         feature_dropout: Probability that a channel of the features is dropped.

@@ -41,10 +41,16 @@ class Rows(NamedTuple):
         return cls(modality, tuple(zip(present, parts, strict=True)), order.argsort())
 
     def pick(self, values: Sequence[Tensor]) -> Tensor:
-        """Each row's tensor of one per modality: (R, ...), R = 1 where all rows have the same."""
+        """Each row's tensor of one per modality: (R, ...), R = 1 where all rows have the same.
+
+        Those of absent modalities are left out: even a gradient of zero would let Adam move them.
+        """
         if len(self.groups) == 1:
             return values[self.groups[0][0]][None]
-        return torch.stack(list(values))[self.modality]
+        if not self.groups:
+            return torch.stack(list(values))[self.modality]
+        parts = [values[k].expand(len(rows), *values[k].shape) for k, rows in self.groups]
+        return torch.cat(parts)[self.inverse]
 
     def apply(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
         """Each row of x (B, ...) through its modality's module."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ class Prompts(NamedTuple):
 
 
 PROMPTS = {
-    "none": Prompts(False, False, False),
+    "none": Prompts(False, False, False),  # a token per class, which no image has made
     "mask": Prompts(True, False, False),
     "tokens": Prompts(True, True, False),  # released
     "tokens+dense": Prompts(True, True, True),
@@ -47,6 +48,8 @@ class KnowSamTeacher(nn.Module):
         self.classes = classes
         self.from_mask = prompts.mask
         self.prompts = LearnablePrompts(classes, prompts.dense) if prompts.tokens else None
+        # Without any prompt SAM would say the same of every class
+        self.named = None if prompts.mask or prompts.tokens else nn.Parameter(torch.randn(classes, 1, WIDTH))
 
     def forward(self, image: Tensor, z_f: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [0, 1], z_f (B, C, H, W), of which no gradient is taken -> z_s (B, C, H, W)."""
@@ -56,13 +59,15 @@ class KnowSamTeacher(nn.Module):
         return F.interpolate(z_s, image.shape[-2:], mode="bilinear", align_corners=False)
 
     def prompt(self, embedding: Tensor, z_f: Tensor) -> tuple[Tensor, Tensor]:
-        """Sparse (B * C, N, 256) and dense (B * C, 256, h, w) prompts; N is 0 without tokens."""
+        """Sparse (B * C, N, 256) and dense (B * C, 256, h, w) prompts; N is 0 where only a mask prompts."""
         count, (height, width) = len(embedding) * self.classes, self.sam.grid
         if self.from_mask:
             mask = F.interpolate(z_f.detach(), (4 * height, 4 * width), mode="bilinear", align_corners=False)
             dense = self.sam.mask_prompt(mask.flatten(0, 1).unsqueeze(1))
         else:
             dense = self.sam.no_mask(count)
+        if self.named is not None:
+            return self.named.repeat(len(embedding), 1, 1), dense
         if self.prompts is None:
             return embedding.new_zeros(count, 0, WIDTH), dense
         sparse, learned = self.prompts(embedding)

@@ -316,7 +316,8 @@ def build_sam(
     windows = tuple(0 for _ in shape.windows) if whole_windows else shape.windows
     shape = shape._replace(windows=windows, relative=shape.relative and not as_released)
     with torch.device("meta"):  # no random numbers for what is overwritten
-        sam = Sam(shape, _checked(size), weights.origin, normalise=not as_released, cut_first=as_released)
+        normalise = not (as_released or weights.origin.plain)
+        sam = Sam(shape, _checked(size), weights.origin, normalise=normalise, cut_first=as_released)
     state = resized(weights.state, shape, sam.grid)
     needed = {key: value.shape for key, value in sam.state_dict().items()}
     wrong = [f"{key} is missing" for key in sorted(needed.keys() - state.keys())]

@@ -61,6 +61,7 @@ class Origin(NamedTuple):
 
     file: str
     sha256: str
+    plain: bool = False  # MedSAM's, which its authors trained on images in [0, 1] as they are
 
 
 class Shape(NamedTuple):
@@ -98,7 +99,17 @@ def read_sam(teacher: str) -> Weights:
         shared = state.pop("shared_image_embedding.positional_embedding", None)  # the same matrix under two names
         if shared is not None:
             state["prompt_encoder.shared_embedding.positional_embedding"] = shared
-    return Weights(state, knowsam, Origin(str(path), sha256))
+    return Weights(state, knowsam, Origin(str(path), sha256, is_medsam(teacher)))
+
+
+def is_medsam(teacher: str) -> bool:
+    """Whether a hub name, a folder or a file is called after MedSAM: the tensors do not tell.
+
+    bowang-lab/MedSAM @ 3e56a52: MedSAM_Inference.py scales an image to [0, 1] and gives it to the encoder, while SAM's
+    own code subtracts ImageNet's mean.
+    """
+    path = Path(teacher).expanduser()
+    return "medsam" in (path.name if path.exists() else teacher).lower()
 
 
 def _renamed(key: str) -> str:
