@@ -26,7 +26,7 @@ from segdistill.engine.logging import RunLog
 from segdistill.engine.plan import planned, rescaled, set_trainable
 from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
-from segdistill.types import UserError
+from segdistill.types import Clip, UserError
 
 SETTINGS = Settings(seed=3, device="cpu", precision="32", validate_every=2)
 
@@ -372,6 +372,44 @@ def test_batch_norms_are_measured_on_mixed_batches(tmp_path, monkeypatch):
     assert sorted(i for batch in seen for i in batch.index.tolist()) == list(range(40))
     assert len(sets) > 1
     assert all(one == {"a", "b"} for one in sets)
+
+
+def test_another_network_may_be_measured(tmp_path):
+    """Of which the scored one is a part."""
+
+    class Both(torch.nn.Module):
+        def __init__(self, toy):
+            super().__init__()
+            self.parts = torch.nn.ModuleList([toy.student, toy.other])
+
+        def forward(self, image, modality=None):
+            return [part(image) for part in self.parts]
+
+    class Whole(Toy):
+        def stages(self):
+            return [replace(stage, measured=Both(self)) for stage in super().stages()]
+
+    for method, measured in ((Toy(), False), (Whole(), True)):
+        made, _ = run(tmp_path / str(measured), method=method)
+        data = toy_data()
+        conv, norm = made.method.other.eval().body[:2]
+        with torch.no_grad():
+            seen = conv(data.dataset.batch(sorted([*data.labelled, *data.others]), "cpu").image)
+        assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-6) == measured
+
+
+@pytest.mark.parametrize("clip", [Clip(norm=0.0), Clip(value=0.0), Clip(norm=1.0)])
+def test_a_clip_of_0_is_none(tmp_path, clip):
+    class Clipped(Toy):
+        def stages(self):
+            return [replace(stage, clip=clip) for stage in super().stages()]
+
+    made = trainer(tmp_path / "run", method=Clipped())
+    before = [p.clone() for p in made.method.student.parameters()]
+    with made.log:
+        made.start()
+        made.run()
+    assert any(not torch.equal(a, b) for a, b in zip(before, made.method.student.parameters(), strict=True))
 
 
 def test_early_stop(tmp_path):

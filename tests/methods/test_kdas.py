@@ -169,6 +169,13 @@ def test_as_released_is_the_released_loss_without_a_gradient_from_attention():
     torch.testing.assert_close(found, wanted)
 
 
+def test_as_released_other_rows_get_no_pixels():
+    for released in (False, True):
+        method = build(as_released=released)
+        at_last_stage(method)
+        assert ("pixel" in method.step(batch(2, 2), 0.5).terms) != released
+
+
 def test_what_the_released_code_cannot_do_is_said():
     with pytest.raises(UserError, match="needs 2 classes and a square size, not 3 and 64 x 64"):
         build(classes=3, as_released=True)

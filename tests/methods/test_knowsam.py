@@ -16,6 +16,7 @@ from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
 from segdistill.methods.knowsam import KnowSAM, KnowSAMConfig
 from segdistill.methods.sam_distillation import SamDistillation, Skd, sam_size
+from segdistill.methods.standing import Standing, pooled_dice
 from segdistill.methods.ugda import drawn, partners, uncertain_cells
 from segdistill.models.aggregation import HybridAggregation
 from segdistill.models.statistics import untracked_statistics
@@ -291,6 +292,28 @@ def test_ugda_waits_for_the_validation_dice():
     assert any("never mixed" in one and "the best was 0.300" in one for one in said)
     log = [{"iteration": i, "terms": {"mix_sup": 1.0} if i > 4 else {}} for i in range(1, 9)]
     assert method.remarks(log, batch()).sentences == ("UGDA mixed from update 5 of 8 on.",)
+
+
+@pytest.mark.parametrize("student", ["fused", "mean", "unet", "vnet"])
+def test_the_norms_of_all_students_are_measured(student):
+    method = build(teacher="none", student=student)
+    (stage,) = method.stages()
+
+    def norms(network):
+        return {id(m) for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+
+    assert set.union(*map(norms, method.choices.values())) == norms(stage.measured)
+    assert stage.scored is method.choices[student]
+
+
+def test_gates_hear_of_all_batches_of_an_update():
+    standing, made = Standing(1), batch(2, 0)
+    right = torch.nn.functional.one_hot(made.mask, 2).permute(0, 3, 1, 2) * 9.0
+    for _ in range(2):
+        standing.observe(made, right)
+        standing.observe(made, -right)
+        standing.update()
+        assert standing.running[0] == pytest.approx((1 + float(pooled_dice(-right, made))) / 2)
 
 
 def test_untracked_statistics_normalise_by_the_batch():

@@ -105,6 +105,15 @@ def test_without_a_memory_nothing_is_routed_to_the_new_one_and_it_is_said(folder
     assert any("striped was added to dark, bright" in one for one in sentences)
 
 
+@pytest.mark.parametrize(("its_own", "said"), [("none", "hard"), ("hard", "none")])
+def test_its_patch_prompt_is_the_students_whatever_the_settings_say(tmp_path, its_own, said):
+    method = build(saved(tmp_path / "it", remembering(patch_prompt=its_own)), patch_prompt=said)
+    (stage,) = method.stages()
+    assert ("patch" in stage.step(batch(), 0.5).terms) == (its_own == "hard")
+    with torch.inference_mode():
+        assert bool(method.eval().remarks([], batch()).pictures) == (its_own == "hard")
+
+
 def test_its_terms_are_those_of_the_last_stage(folders):
     method = build(folders["remembers"], patch_weight=0.25)
     (stage,) = method.stages()

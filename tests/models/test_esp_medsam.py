@@ -47,6 +47,18 @@ VARIANTS = {
 }
 
 
+def test_an_absent_modality_has_no_gradient(image):
+    """Not even one of zero, by which Adam's momentum would go on moving it."""
+    student = loud()
+    student.run(image, torch.tensor([1, 0, 1, 1])).logits.sum().backward()
+    banks = {
+        m: dict(student.controllers[m].named_parameters()) | dict(student.readouts[m].named_parameters())
+        for m in range(3)
+    }
+    assert all(p.grad is None for p in banks[2].values())
+    assert all(p.grad is not None for m in (0, 1) for p in banks[m].values())
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_mixed_batch_is_its_rows(image, variant):
     student = loud(**VARIANTS[variant])

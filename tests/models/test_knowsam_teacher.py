@@ -151,6 +151,16 @@ def test_any_number_of_classes_any_shape(prompts, classes, size):
     assert torch.equal(changed, expected)
 
 
+def test_without_prompts_it_still_knows_which_class_is_meant():
+    torch.manual_seed(0)
+    teacher = knowsam_teacher("tiny", (64, 64), 3, prompts="none")
+    z_s = teacher(torch.rand(2, 3, 64, 64), torch.zeros(2, 3, 64, 64))
+    assert all((z_s[:, a] - z_s[:, b]).abs().amax() > 1e-4 for a, b in ((0, 1), (0, 2), (1, 2)))
+    z_s.softmax(1)[:, 1].sum().backward()
+    assert teacher.named.grad.any()
+    assert teacher.sam.vision_encoder.patch_embed.projection.weight.grad.any()
+
+
 def test_a_checkpoint_of_knowsam_is_run_as_released(files, tmp_path):
     teacher = knowsam_teacher(files["knowsam"], (256, 256), 2, prompts="tokens")
     official = mini_knowsam(2)

@@ -228,6 +228,27 @@ def test_a_folder_from_the_hub_does_what_transformers_does(hub_folder):
     assert (ours - masks).abs().max() < 0.01 * masks.abs().max()  # its decoder's norms have another eps than SAM's
 
 
+def test_medsam_sees_images_as_its_authors_trained_it(tmp_path):
+    """bowang-lab/MedSAM @ 3e56a52, MedSAM_Inference.py: the encoder gets the image in [0, 1], no mean is taken off."""
+    image = torch.from_numpy(make_input(13, (1, 3, 256, 256), "rand"))
+    seen = {}
+    for name in ("sam_vit_b.pth", "medsam_vit_b.pth"):
+        torch.save(official_mini(), tmp_path / name)
+        sam = load_sam(str(tmp_path / name), (256, 256))
+        seen[name] = []
+        sam.vision_encoder.patch_embed.projection.register_forward_pre_hook(
+            lambda module, given, kept=seen[name]: kept.append(given[0])
+        )
+        with torch.no_grad():
+            sam.encode(image)
+    assert torch.equal(seen["medsam_vit_b.pth"][0], image)
+    assert not torch.allclose(seen["sam_vit_b.pth"][0], image, atol=0.5)
+    assert sam_weights.is_medsam("wanglab/medsam-vit-base")
+    (tmp_path / "medsam project").mkdir()
+    (tmp_path / "sam_vit_b.pth").rename(tmp_path / "medsam project" / "sam_vit_b.pth")
+    assert not sam_weights.is_medsam(str(tmp_path / "medsam project" / "sam_vit_b.pth"))
+
+
 def test_the_hubs_cache_is_enough(hub_folder, tmp_path, monkeypatch):
     """Without a network, in the hub's own cache layout."""
     from huggingface_hub import constants
