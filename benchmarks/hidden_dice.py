@@ -22,7 +22,7 @@ from segdistill.types import UserError
 
 
 def scores(path: Path) -> dict[str, float]:
-    """Mean Dice over the foreground classes of each image, by name; without images in which there is nothing."""
+    """Mean Dice over the foreground classes of each image, by path; without images in which there is nothing."""
     beside = path.parent.name == "students"
     run, student = (path.parent.parent, path) if beside else (path, path / "student")
     data = load_data(run, read_config(run)[1], None).dataset
@@ -35,7 +35,7 @@ def scores(path: Path) -> dict[str, float]:
             batch, target = data.batch(rows), data.truth_for_reports(rows, "cpu")
             table = dice_table(network(batch.image, batch.modality).argmax(1), target, len(data.classes))
             found += table.nanmean(1).tolist()
-    pairs = zip((data.rows[i].image.name for i in numbers), found, strict=True)
+    pairs = zip((str(data.rows[i].image) for i in numbers), found, strict=True)
     return {name: dice for name, dice in pairs if not np.isnan(dice)}
 
 
