@@ -80,6 +80,31 @@ def test_modality_and_voi_tables(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(path), (stored + 1) * 10)
 
 
+@pytest.mark.parametrize("first", [0, 1, 700, -1024])
+@pytest.mark.parametrize("depth", [8, 12, 16])
+@pytest.mark.parametrize("descriptor", ["US", "SS"])
+def test_a_voi_table_of_any_first_value_and_depth(tmp_path: Path, first: int, depth: int, descriptor: str) -> None:
+    """A table that rises linearly is a ramp of its entries: value v becomes (v - first) / 4095 of white."""
+    values = np.array([[-1024, -1, 0, 1, 2, 700, 1023, 2000], [3071, 3072, 4094, 4095, 4096, 4795, 4796, 5000]])
+    entries = np.rint(np.linspace(0, 2**depth - 1, 4096)).astype(np.uint16)
+    item = sequence(LUTDescriptor=[4096, first % 2**16 if descriptor == "US" else first, depth])
+    item[0]["LUTDescriptor"].VR = descriptor
+    item[0].add_new("LUTData", "OW", entries.tobytes())
+    signed = {"RescaleSlope": 1, "RescaleIntercept": -1024, "VOILUTSequence": item}
+    path = save_dicom(tmp_path / "a.dcm", (values + 1024).astype(np.uint16), **signed)
+    expected = np.rint(entries[np.clip(values - first, 0, 4095)] / (2.0**depth - 1) * 255)
+    np.testing.assert_array_equal(read_image(path)[..., 0], expected)
+
+
+def test_a_voi_table_of_unsigned_values_and_one_that_falls(tmp_path: Path) -> None:
+    stored = np.array([[0, 39_999, 40_000, 40_001, 40_003, 65_535]], np.uint16)
+    voi = sequence(LUTDescriptor=[4, 40_000, 16], LUTData=np.array([300, 200, 100, 0], np.uint16).tobytes())
+    path = save_dicom(tmp_path / "a.dcm", stored, VOILUTSequence=voi)
+    assert read_image(path)[0, :, 0].tolist() == [255, 255, 255, 170, 0, 0]
+    short = sequence(LUTDescriptor=[5, 0, 16], LUTData=bytes(8))
+    fails(lambda: read_image(save_dicom(tmp_path / "b.dcm", stored, VOILUTSequence=short)), "b.dcm")
+
+
 def test_each_frame_of_an_enhanced_file_has_its_own_tables(tmp_path: Path) -> None:
     frames = RNG.integers(0, 2000, (2, 6, 8)).astype(np.uint16)
     items = [

@@ -7,7 +7,6 @@ quoted in a message. Colour profiles are not applied.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..types import UserError
 from .dicom_frames import check_frames
+from .dicom_voi import has_voi, windowed
 from .guard import check_voxels, extra, reading, reason, require_file
 from .levels import percentile_window, to_levels, whole
 
@@ -103,8 +103,7 @@ def has_window(path: Path) -> bool:
     """Whether a file of one frame says how it is to be shown."""
     data = read_elements(path, (*_VALUES, *_FRAMES))
     with reading(path, "DICOM", quote=False):
-        tables = _tables(data, 0)
-        return bool(tables.get("VOILUTSequence")) or _has_window(tables)
+        return has_voi(_tables(data, 0))
 
 
 def to_images(files: list[Values], path: Path, window: tuple[float, float] | None = None) -> list[NDArray[np.uint8]]:
@@ -255,7 +254,7 @@ def _grey(pixels: NDArray[Any], data: Any, inverted: bool) -> Values:
     for frame, stored in enumerate(pixels):
         tables = _tables(data, frame)
         number = apply_modality_lut(stored, tables)
-        levels.append(_windowed(number, tables))
+        levels.append(windowed(number, tables))
         numbers.append(number.astype(np.float32) if number.dtype == np.float64 else number)
     own = [one for one in levels if one is not None]
     return Values(np.stack(numbers), np.stack(own) if len(own) == len(levels) else None, inverted)
@@ -270,25 +269,3 @@ def _tables(data: Any, frame: int) -> Any:
     for one in groups:
         tables.update(one or {})
     return tables
-
-
-def _windowed(values: NDArray[Any], tables: Any) -> NDArray[np.uint8] | None:
-    """By the first VOI LUT, else the first window; None where there is neither (a width below 1 is none)."""
-    from pydicom.pixels.processing import apply_voi, apply_windowing
-
-    if tables.get("VOILUTSequence"):
-        apply, values = apply_voi, np.rint(values).astype(np.int64)
-    elif _has_window(tables):
-        apply = apply_windowing
-    else:
-        return None
-    with np.errstate(over="ignore"):  # a sigmoid far outside its window
-        ends = apply(np.array([-(2**40), 2**40]), tables)  # black and white: what lies below and above the window
-        return to_levels(apply(values, tables), float(ends.min()), float(ends.max()))
-
-
-def _has_window(tables: Any) -> bool:
-    centre, width = tables.get("WindowCenter"), tables.get("WindowWidth")
-    first = width[0] if isinstance(width, Sequence) and width else width
-    exact = str(tables.get("VOILUTFunction") or "LINEAR").upper() != "LINEAR"
-    return centre is not None and first is not None and (float(first) > 0 if exact else float(first) >= 1)
