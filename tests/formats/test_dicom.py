@@ -59,6 +59,28 @@ def test_rescale_then_the_first_window(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("slope", [1, -1, -2.5])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_window_of_values_that_a_negative_slope_turns(tmp_path: Path, slope: float, signed: bool) -> None:
+    """What is above the window after rescale is white, whatever the stored value."""
+    stored = DEEP if signed else (DEEP + 900).astype(np.uint16)
+    values = stored * float(slope) + 300
+    rescaled = {"RescaleSlope": slope, "RescaleIntercept": 300, "WindowCenter": 40, "WindowWidth": 900}
+    expected = {
+        "LINEAR": linear(values, 40, 900),
+        "LINEAR_EXACT": np.clip((values - 40) / 900 + 0.5, 0, 1) * 255,
+        "SIGMOID": 255 / (1 + np.exp(-4 * (values - 40) / 900)),
+    }
+    for name, levels in expected.items():
+        path = save_dicom(tmp_path / f"{name}.dcm", stored, VOILUTFunction=name, **rescaled)
+        assert np.abs(read_image(path)[..., 0] - levels).max() <= (1 if name == "LINEAR" else 0.5 + 1e-6)
+
+
+def test_a_window_of_width_one_is_a_step(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "a.dcm", np.array([[98, 99, 100, 101]], np.uint16), WindowCenter=100, WindowWidth=1)
+    assert read_image(path)[0, :, 0].tolist() == [0, 0, 255, 255]
+
+
 @pytest.mark.parametrize(
     "extra", [{}, {"WindowCenter": 3, "WindowWidth": 0}, {"WindowCenter": None, "WindowWidth": None}]
 )

@@ -1,7 +1,8 @@
 """What a DICOM file says of how its grey values are shown: a VOI LUT or a window, to 8 bits (PS3.3 C.11.2).
 
-The look-up is ours, not pydicom's: its `apply_voi` counts in the table's own type, where values before the first entry
-wrap round, and so do entries beyond 255 of a table of 8-bit values.
+Both are ours, not pydicom's: its `apply_voi` counts in the table's own type, where values before the first entry wrap
+round, and so do entries beyond 255 of a table of 8-bit values; its `apply_windowing` gives stored values back, so that
+black lies above white where the rescale slope is negative.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .levels import to_levels
 
 def has_voi(tables: Any) -> bool:
     """Whether a pydicom Dataset has a VOI LUT or a usable window."""
-    return bool(tables.get("VOILUTSequence")) or _has_window(tables)
+    return bool(tables.get("VOILUTSequence")) or _window(tables) is not None
 
 
 def windowed(values: NDArray[Any], tables: Any) -> NDArray[np.uint8] | None:
@@ -26,17 +27,24 @@ def windowed(values: NDArray[Any], tables: Any) -> NDArray[np.uint8] | None:
     None where there is neither (a width below 1 is none). Of a table the least entry is black, the greatest white.
 
     Raises:
-        ValueError: a table with fewer entries than it says, or none.
+        ValueError: a table with fewer entries than it says; a function that the standard does not have.
     """
     if tables.get("VOILUTSequence"):
         return _looked_up(values, tables)
-    if not _has_window(tables):
-        return None
-    from pydicom.pixels.processing import apply_windowing
+    window = _window(tables)
+    return None if window is None else _in_window(values, *window, _function(tables))
 
-    with np.errstate(over="ignore"):  # a sigmoid far outside its window
-        ends = apply_windowing(np.array([-(2**40), 2**40]), tables)  # what lies below and above the window
-        return to_levels(apply_windowing(values, tables), float(ends.min()), float(ends.max()))
+
+def _in_window(values: NDArray[Any], centre: float, width: float, function: str) -> NDArray[np.uint8]:
+    """The three functions of PS3.3 C.11.2.1.2.1 and C.11.2.1.3, with an output of 0..255."""
+    if function == "SIGMOID":
+        with np.errstate(over="ignore"):  # far outside the window
+            return to_levels(1 / (1 + np.exp(-4 * (values.astype(np.float64) - centre) / width)), 0.0, 1.0)
+    if function not in ("LINEAR", "LINEAR_EXACT"):
+        raise ValueError("a VOI LUT function that the standard does not have")
+    if function == "LINEAR":  # its window counts whole values: one of width 1 is a step
+        centre, width = centre - 0.5, width - 1
+    return to_levels(values, centre - width / 2, centre + width / 2)
 
 
 def _looked_up(values: NDArray[Any], tables: Any) -> NDArray[np.uint8]:
@@ -68,8 +76,19 @@ def _least(tables: Any) -> float:
     return float((ends if slope is None or intercept is None else ends * float(slope) + float(intercept)).min())
 
 
-def _has_window(tables: Any) -> bool:
-    centre, width = tables.get("WindowCenter"), tables.get("WindowWidth")
-    first = width[0] if isinstance(width, Sequence) and width else width
-    exact = str(tables.get("VOILUTFunction") or "LINEAR").upper() != "LINEAR"
-    return centre is not None and first is not None and (float(first) > 0 if exact else float(first) >= 1)
+def _window(tables: Any) -> tuple[float, float] | None:
+    """Centre and width; None where there is none that can be used."""
+    centre, width = _first(tables.get("WindowCenter")), _first(tables.get("WindowWidth"))
+    if centre is None or width is None or not (width >= 1 if _function(tables) == "LINEAR" else width > 0):
+        return None
+    return centre, width
+
+
+def _function(tables: Any) -> str:
+    return str(tables.get("VOILUTFunction") or "LINEAR").upper()
+
+
+def _first(number: Any) -> float | None:
+    """Of one or several numbers; None where there is none."""
+    first = next(iter(number), None) if isinstance(number, Sequence) and not isinstance(number, str) else number
+    return None if first is None else float(first)
