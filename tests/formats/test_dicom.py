@@ -182,13 +182,21 @@ def test_colour(tmp_path: Path, planar: int) -> None:
     assert np.abs(read_image(tmp_path / "b.dcm") - np.clip(expected, 0, 255).transpose(1, 2, 0)).max() <= 1.5
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_palette(tmp_path: Path, bits: int) -> None:
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_colour_in_two_bytes_keeps_the_highest_of_its_stored_bits(tmp_path: Path, bits: int) -> None:
+    stored = RNG.integers(0, 2**bits, (6, 8, 3)).astype(np.uint16)
+    colour = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
+    path = save_dicom(tmp_path / "a.dcm", stored, BitsStored=bits, HighBit=bits - 1, **colour)
+    np.testing.assert_array_equal(read_image(path), stored // 2 ** (bits - 8))
+
+
+@pytest.mark.parametrize(("bits", "scale"), [(8, 1), (16, 256), (16, 1)])
+def test_palette(tmp_path: Path, bits: int, scale: int) -> None:
     stored = (GREY % 4).astype(np.uint8)
     table = np.array([[0, 10, 20], [255, 0, 0], [0, 250, 0], [1, 2, 3]])
     data = dataset(stored, PhotometricInterpretation="PALETTE COLOR")
     for channel, name in enumerate(("Red", "Green", "Blue")):
-        values = table[:, channel].astype(np.uint8) if bits == 8 else (table[:, channel] * 256).astype(np.uint16)
+        values = table[:, channel].astype(np.uint8) if bits == 8 else (table[:, channel] * scale).astype(np.uint16)
         setattr(data, f"{name}PaletteColorLookupTableDescriptor", [4, 0, bits])
         setattr(data, f"{name}PaletteColorLookupTableData", values.tobytes())
     data.save_as(tmp_path / "a.dcm", enforce_file_format=True)

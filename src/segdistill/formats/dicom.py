@@ -90,8 +90,8 @@ def read_volume(path: Path, window: tuple[float, float] | None = None) -> NDArra
     """Images (N, H, W), or (N, H, W, 3) for colour, one per frame.
 
     Grey: modality LUT or rescale, then the given window, else the file's first VOI LUT or window, else the 0.5..99.5
-    percentile of the whole file, to 0..255; MONOCHROME1 is inverted. YBR and palettes become RGB; colour of 16 bits
-    keeps its high byte.
+    percentile of the whole file, to 0..255; MONOCHROME1 is inverted. YBR and palettes become RGB; colour of more than
+    8 bits keeps the highest 8 of those that it uses.
 
     Raises:
         UserError: as `read_header`; pixels that no installed library decodes.
@@ -173,14 +173,15 @@ def read_values(path: Path) -> Values:
     pixels = _decode(data, path)
     with reading(path, "DICOM", quote=False):
         kind = str(data.PhotometricInterpretation)
+        stored = int(data.get("BitsStored") or 8)
         if kind == "PALETTE COLOR":
             from pydicom.pixels.processing import apply_color_lut
 
-            pixels = apply_color_lut(pixels, data)
+            pixels, stored = apply_color_lut(pixels, data), _palette_bits(data)
         grey = kind.startswith("MONOCHROME")
         pixels = pixels.reshape((header.frames, header.rows, header.columns) + (() if grey else (-1,)))
         if not grey:
-            return Values(_eight_bits(pixels), None, False)
+            return Values(_eight_bits(pixels, stored), None, False)
         return _grey(pixels, data, kind == "MONOCHROME1")
 
 
@@ -242,9 +243,22 @@ def _decode(data: Any, path: Path) -> NDArray[Any]:
     return pixels
 
 
-def _eight_bits(colour: NDArray[Any]) -> NDArray[np.uint8]:
-    rgb = colour[..., :3]
-    return np.ascontiguousarray(rgb if rgb.dtype == np.uint8 else (rgb >> 8), dtype=np.uint8)
+def _eight_bits(colour: NDArray[Any], stored: int) -> NDArray[np.uint8]:
+    """The highest 8 of the stored bits of each channel; a fourth channel is dropped."""
+    kept = min(stored, 8 * colour.dtype.itemsize)  # a damaged header may claim more than there are
+    return np.ascontiguousarray(colour[..., :3] >> max(0, kept - 8), dtype=np.uint8)
+
+
+def _palette_bits(data: Any) -> int:
+    """Of a palette's entries: 16, or 8 where they hold no more whatever they are stored in."""
+    from pydicom.pixels.processing import apply_color_lut
+
+    entries, first = (
+        int(data.RedPaletteColorLookupTableDescriptor[0]),
+        int(data.RedPaletteColorLookupTableDescriptor[1]),
+    )
+    palette = apply_color_lut(np.arange(first, first + (entries or 2**16)), data)
+    return 16 if palette[:, :3].max() > 255 else 8
 
 
 def _grey(pixels: NDArray[Any], data: Any, inverted: bool) -> Values:
