@@ -29,6 +29,7 @@ from .levels import percentile_window, to_levels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})  # compare in lower case
 MAX_PIXELS = 200_000_000
+_PHOTOMETRIC = 262  # TIFF's tag; 0: white is zero
 
 # Pillow's own readers instead of Image.open: its pixel limit (89 million: a warning, 179 million: an error) and the
 # filter for that warning are global to the process, and neither is ours to change.
@@ -49,7 +50,8 @@ def read_raster(path: Path) -> NDArray[np.uint8]:
     Grey is repeated, alpha dropped (not composited), palette and CMYK converted. Grey of more than 8 bits (integer or
     float) is taken as is where all its values fit 0..255 (and a float image goes beyond 1); otherwise its own 0.5..99.5
     percentile, or the whole range where these coincide, is mapped linearly to 0..255. The same rule for every image:
-    no window or rescale of DICOM. Colour of 16 bits per channel keeps its high byte.
+    no window or rescale of DICOM. A TIFF whose white is zero is inverted. Colour of 16 bits per channel keeps its high
+    byte.
 
     Raises:
         UserError: missing, a folder, empty, damaged, another kind of file, a stack, more than MAX_PIXELS.
@@ -222,10 +224,20 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def _upright_rgb(image: ImageFile, path: Path) -> NDArray[np.uint8]:
+    with_alpha = _raw_mode(image) == "LA;16B"
+    if with_alpha:  # Pillow would keep the high bytes alone; as four channels it hands over all bytes
+        image._mode, image.tile = "RGBA", [part._replace(args="RGBA") for part in image.tile]
     _make_upright(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.repeat(_to_8_bits(np.asarray(image), path)[:, :, None], 3, axis=2)
-    return np.array(_to_rgb(image))
+    values = np.asarray(image)
+    if with_alpha:
+        levels = _to_8_bits(values[:, :, 0].astype(np.uint16) << 8 | values[:, :, 1], path)
+    elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        levels = _to_8_bits(values, path)
+    else:
+        return np.array(_to_rgb(image))
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:  # Pillow inverts 8 bits, and no more
+        levels = 255 - levels
+    return np.repeat(levels[:, :, None], 3, axis=2)
 
 
 def _reader(file: IO[bytes], path: Path) -> type[ImageFile]:
