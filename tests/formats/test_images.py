@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from segdistill.formats import MAX_PIXELS, images, read_image, read_mask, replacing, write_image, write_labels
+from segdistill.formats import MAX_PIXELS, images, layout, read_image, read_mask, replacing, write_image, write_labels
 from segdistill.formats.images import is_packed
 from segdistill.types import UserError
 
@@ -188,6 +188,7 @@ def test_exif_orientation(tmp_path: Path, format_: str, orientation: int) -> Non
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / "a.img", Image.fromarray(np.ascontiguousarray(stored)), format=format_, exif=exif)
+    assert layout(path).shape == upright.shape
     for decoded in (read_image(path)[..., 0], read_mask(path)):
         assert decoded.shape == upright.shape
         assert np.abs(decoded.astype(int) - upright).max() <= 3

@@ -112,7 +112,7 @@ def raster_size(path: Path) -> tuple[int, int]:
         UserError: as `read_raster`, as far as the header tells.
     """
     with _opened(path) as image:
-        width, height = image.size
+        width, height = _stored_size(image)
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         return (width, height) if turned else (height, width)
 
@@ -216,6 +216,13 @@ def _decoded(file: IO[bytes], path: Path, max_pixels: int) -> Iterator[ImageFile
         raise
     except Exception as error:  # Pillow's readers raise a dozen kinds on damaged files, struct.error to KeyError
         raise _unreadable(path, error) from error
+
+
+def _stored_size(image: ImageFile) -> tuple[int, int]:
+    """Width and height before the EXIF orientation; of a TIFF Pillow's `size` is after it."""
+    if isinstance(image, TiffImageFile):
+        return int(image.tag_v2[ExifTags.Base.ImageWidth]), int(image.tag_v2[ExifTags.Base.ImageLength])
+    return image.size
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
