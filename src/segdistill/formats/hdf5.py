@@ -6,6 +6,7 @@ external storage and virtual datasets are refused.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,8 +70,11 @@ def write_label_volume(path: Path, labels: NDArray[np.uint8]) -> None:
         UserError: the file cannot be written.
     """
     h5py = extra("h5py", path)
-    with replacing(path) as target, h5py.File(target, "w") as file:
+    content = io.BytesIO()  # a file that fails, on a full disk, ends the process inside libhdf5
+    with h5py.File(content, "w") as file:
         file.create_dataset(LABEL, data=labels, compression="gzip", track_times=False)
+    with replacing(path) as target:
+        target.write(content.getbuffer())
 
 
 def _sides(data: Any) -> tuple[int, int, int]:
