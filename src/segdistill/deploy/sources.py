@@ -123,7 +123,7 @@ def write_slices(path: Path, labels: NDArray[np.uint8], source: Source, card: Ca
     if path.suffix == ".png":
         write_labels(path, labels[0], card.colours)
     elif path.suffix == ".h5":
-        write_label_volume(path, labels)
+        write_label_volume(path, labels, file)
     elif not _is_dicom(file):
         write_labels_like(path, labels, file)
     elif path.suffix == ".dcm":
