@@ -37,6 +37,7 @@ class Header(NamedTuple):
     turn: NDArray[np.float64]  # nibabel's orientation transform: stored axes to (slices, rows, columns)
     sides: tuple[int, int, int]  # slices, rows, columns
     spacing: tuple[float, float, float]  # of these, mm
+    steps: NDArray[np.float64]  # (3, 3): towards the next slice, row, column, RAS mm; sheared where a gantry was tilted
 
 
 def read_header(path: Path) -> Header:
@@ -125,20 +126,22 @@ def _header(image: Any, path: Path) -> Header:
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * lengths.prod():
         raise UserError(f"{path}: its affine is not invertible; correct the header (q-form, s-form, pixdim)")
-    return _sliced(shape, affine, lengths * unit)
+    return _sliced(shape, affine, affine[:3, :3].T * unit)
 
 
-def _sliced(shape: tuple[int, ...], affine: NDArray[np.float64], spacing: NDArray[np.float64]) -> Header:
+def _sliced(shape: tuple[int, ...], affine: NDArray[np.float64], steps: NDArray[np.float64]) -> Header:
+    """`steps` (3, 3): mm along the stored axes."""
     from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
     stored = io_orientation(affine)  # row: stored axis; value: which of the patient's axes, and its direction
     sides = (*shape[:3], 1)[:3]
+    spacing = np.linalg.norm(steps, axis=1)
     patient = {int(axis): (sides[i], float(spacing[i])) for i, (axis, _) in enumerate(stored)}
     turn = ornt_transform(stored, axcodes2ornt(_CODES[_slice_axis(patient)]))
     order = np.argsort(turn[:, 0])
     slices, rows, columns = (sides[i] for i in order)
     between, down, across = (float(spacing[i]) for i in order)
-    return Header(shape, affine, turn, (slices, rows, columns), (between, down, across))
+    return Header(shape, affine, turn, (slices, rows, columns), (between, down, across), steps[order])
 
 
 def _slice_axis(patient: dict[int, tuple[int, float]]) -> int:
