@@ -24,6 +24,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..types import UserError
+from .costly import check_parts, check_scans
 from .guard import reason, require_file
 from .levels import percentile_window, to_levels
 
@@ -86,7 +87,7 @@ def read_raster_mask(path: Path) -> NDArray[np.integer[Any]]:
     with _opened(path) as image:
         if ";16" in _raw_mode(image) and not image.mode.startswith("I"):
             raise UserError(f"{path}: a mask of 16 bits per channel in colour; save it with 8 bits or in grey")
-        _make_upright(image)
+        _make_upright(image, path)
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
         if image.mode in ("P", "L"):
@@ -205,7 +206,11 @@ def _opened(path: Path) -> Iterator[ImageFile]:
 def _decoded(file: IO[bytes], path: Path, max_pixels: int) -> Iterator[ImageFile]:
     """The image with its header read and checked; what fails until the end of the block becomes a UserError."""
     try:
-        with _reader(file, path)(file) as image:
+        reader = _reader(file, path)
+        if reader is TiffImageFile:
+            check_parts(file, path)
+            file.seek(0)
+        with reader(file) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise UserError(f"{path}: {width}x{height} pixels; at most {max_pixels:,} are read: crop or shrink it")
@@ -234,7 +239,7 @@ def _upright_rgb(image: ImageFile, path: Path) -> NDArray[np.uint8]:
     with_alpha = _raw_mode(image) == "LA;16B"
     if with_alpha:  # Pillow would keep the high bytes alone; as four channels it hands over all bytes
         image._mode, image.tile = "RGBA", [part._replace(args="RGBA") for part in image.tile]
-    _make_upright(image)
+    _make_upright(image, path)
     values = np.asarray(image)
     if with_alpha:
         levels = _to_8_bits(values[:, :, 0].astype(np.uint16) << 8 | values[:, :, 1], path)
@@ -262,7 +267,10 @@ def _raw_mode(image: ImageFile) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
-def _make_upright(image: ImageFile) -> None:
+def _make_upright(image: ImageFile, path: Path) -> None:
+    if isinstance(image, JpegImageFile) and image.fp:
+        image.fp.seek(0)
+        check_scans(image.fp.read(), path)
     image.load()  # first: a PNG may carry its EXIF block after the pixels
     ImageOps.exif_transpose(image, in_place=True)
 
