@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
 from volumes import dataset
 
-from segdistill.formats import read_image
+from segdistill.formats import layout, read_image
 from segdistill.types import UserError
 
 MEGABYTES = 300  # a first look at a file of each kind takes less, libraries included
@@ -70,9 +71,9 @@ def sized(format_: str) -> bytes:
     return bytes(content)
 
 
-def dicom(frame: bytes, syntax: str) -> bytes:
-    """A file that says 24 x 30, around a frame that is larger."""
-    data = dataset(GREY, WindowCenter=128, WindowWidth=256)
+def dicom(frame: bytes, syntax: str, stated: np.ndarray = GREY) -> bytes:
+    """A file that says 24 x 30, or another size, around any frame."""
+    data = dataset(stated, WindowCenter=128, WindowWidth=256)
     data.PixelData = encapsulate([frame])
     data["PixelData"].VR = "OB"
     data.file_meta.TransferSyntaxUID = syntax
@@ -149,3 +150,59 @@ def test_a_pipe_keeps_nobody_waiting(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(UserError, match="is not a file"):
             read_image(tmp_path / name)
+
+
+def scans(count: int) -> bytes:
+    """A progressive JPEG with `count` empty scans more than it needs, ten bytes each."""
+    return jpeg(64, progressive=True)[:-2] + bytes.fromhex("ffda0008010100013f00") * count + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.dcm"])
+def test_a_jpeg_of_many_scans_is_not_decoded(tmp_path: Path, name: str) -> None:
+    for count in (30, 200):
+        content = scans(count)
+        (tmp_path / f"{count}{name}").write_bytes(
+            content if name == "a.jpg" else dicom(content, JPEGBaseline8Bit, np.zeros((64, 64), np.uint8))
+        )
+    assert read_image(tmp_path / f"30{name}").shape == (64, 64, 3)
+    with pytest.raises(UserError, match="over 100 scans") as caught:
+        read_image(tmp_path / f"200{name}")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_only_looks_like_scans_is_no_scan(tmp_path: Path) -> None:
+    marks = b"\xff\xda" * 5000
+    content = jpeg(64, progressive=True)
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + len(marks)) + marks
+    for number, one in enumerate((content + marks, content[:2] + comment + content[2:])):  # a video behind, a preview
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(one)
+        assert read_image(path).shape == (64, 64, 3)
+
+
+def tiles(count: int, signature: bytes) -> bytes:
+    """A TIFF of `count` tiles in one row."""
+    order, big = "<" if signature[:1] == b"I" else ">", b"+" in signature
+    offsets = np.full(count, 16, f"{order}u4").tobytes()
+    tags = [(256, count * 16), (257, 16), (258, 8), (259, 1), (262, 1), (277, 1), (322, 16), (323, 16)]
+    number = "Q" if big else "I"
+    page = struct.pack(f"{order}{'Q' if big else 'H'}", len(tags) + 1)
+    page += b"".join(struct.pack(f"{order}HH{number}{number}", tag, 16 if big else 4, 1, value) for tag, value in tags)
+    page += struct.pack(f"{order}HH{number}{number}", 324, 4, count, 16 + 256) + bytes(8)
+    at = 16 + 256 + len(offsets)
+    head = struct.pack(f"{order}HHQ", 8, 0, at) if big else struct.pack(f"{order}I8x", at)
+    return signature + head + bytes(256) + offsets + page
+
+
+@pytest.mark.parametrize("signature", [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"])
+def test_a_tiff_of_many_tiles_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signature: bytes) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiles(5, signature))
+    if signature != b"MM\0+":  # which Pillow does not read
+        assert read_image(path).shape == (16, 80, 3)
+    path.write_bytes(tiles(100_001, signature))
+    monkeypatch.setattr(TiffImageFile, "_open", lambda self: pytest.fail("begun"))
+    for look in (read_image, layout):
+        with pytest.raises(UserError, match="more than 100,000 strips or tiles") as caught:
+            look(path)
+        assert "\n" not in str(caught.value)

@@ -59,6 +59,28 @@ def test_rescale_then_the_first_window(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("slope", [1, -1, -2.5])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_window_of_values_that_a_negative_slope_turns(tmp_path: Path, slope: float, signed: bool) -> None:
+    """What is above the window after rescale is white, whatever the stored value."""
+    stored = DEEP if signed else (DEEP + 900).astype(np.uint16)
+    values = stored * float(slope) + 300
+    rescaled = {"RescaleSlope": slope, "RescaleIntercept": 300, "WindowCenter": 40, "WindowWidth": 900}
+    expected = {
+        "LINEAR": linear(values, 40, 900),
+        "LINEAR_EXACT": np.clip((values - 40) / 900 + 0.5, 0, 1) * 255,
+        "SIGMOID": 255 / (1 + np.exp(-4 * (values - 40) / 900)),
+    }
+    for name, levels in expected.items():
+        path = save_dicom(tmp_path / f"{name}.dcm", stored, VOILUTFunction=name, **rescaled)
+        assert np.abs(read_image(path)[..., 0] - levels).max() <= (1 if name == "LINEAR" else 0.5 + 1e-6)
+
+
+def test_a_window_of_width_one_is_a_step(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "a.dcm", np.array([[98, 99, 100, 101]], np.uint16), WindowCenter=100, WindowWidth=1)
+    assert read_image(path)[0, :, 0].tolist() == [0, 0, 255, 255]
+
+
 @pytest.mark.parametrize(
     "extra", [{}, {"WindowCenter": 3, "WindowWidth": 0}, {"WindowCenter": None, "WindowWidth": None}]
 )
@@ -78,6 +100,31 @@ def test_modality_and_voi_tables(tmp_path: Path) -> None:
     path = save_dicom(tmp_path / "a.dcm", stored, ModalityLUTSequence=modality, VOILUTSequence=voi, WindowCenter=1)
     np.testing.assert_array_equal(read_image(path)[..., 0], stored * 85)  # the table's ends are black and white
     np.testing.assert_array_equal(read_mask(path), (stored + 1) * 10)
+
+
+@pytest.mark.parametrize("first", [0, 1, 700, -1024])
+@pytest.mark.parametrize("depth", [8, 12, 16])
+@pytest.mark.parametrize("descriptor", ["US", "SS"])
+def test_a_voi_table_of_any_first_value_and_depth(tmp_path: Path, first: int, depth: int, descriptor: str) -> None:
+    """A table that rises linearly is a ramp of its entries: value v becomes (v - first) / 4095 of white."""
+    values = np.array([[-1024, -1, 0, 1, 2, 700, 1023, 2000], [3071, 3072, 4094, 4095, 4096, 4795, 4796, 5000]])
+    entries = np.rint(np.linspace(0, 2**depth - 1, 4096)).astype(np.uint16)
+    item = sequence(LUTDescriptor=[4096, first % 2**16 if descriptor == "US" else first, depth])
+    item[0]["LUTDescriptor"].VR = descriptor
+    item[0].add_new("LUTData", "OW", entries.tobytes())
+    signed = {"RescaleSlope": 1, "RescaleIntercept": -1024, "VOILUTSequence": item}
+    path = save_dicom(tmp_path / "a.dcm", (values + 1024).astype(np.uint16), **signed)
+    expected = np.rint(entries[np.clip(values - first, 0, 4095)] / (2.0**depth - 1) * 255)
+    np.testing.assert_array_equal(read_image(path)[..., 0], expected)
+
+
+def test_a_voi_table_of_unsigned_values_and_one_that_falls(tmp_path: Path) -> None:
+    stored = np.array([[0, 39_999, 40_000, 40_001, 40_003, 65_535]], np.uint16)
+    voi = sequence(LUTDescriptor=[4, 40_000, 16], LUTData=np.array([300, 200, 100, 0], np.uint16).tobytes())
+    path = save_dicom(tmp_path / "a.dcm", stored, VOILUTSequence=voi)
+    assert read_image(path)[0, :, 0].tolist() == [255, 255, 255, 170, 0, 0]
+    short = sequence(LUTDescriptor=[5, 0, 16], LUTData=bytes(8))
+    fails(lambda: read_image(save_dicom(tmp_path / "b.dcm", stored, VOILUTSequence=short)), "b.dcm")
 
 
 def test_each_frame_of_an_enhanced_file_has_its_own_tables(tmp_path: Path) -> None:
@@ -135,13 +182,21 @@ def test_colour(tmp_path: Path, planar: int) -> None:
     assert np.abs(read_image(tmp_path / "b.dcm") - np.clip(expected, 0, 255).transpose(1, 2, 0)).max() <= 1.5
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_palette(tmp_path: Path, bits: int) -> None:
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_colour_in_two_bytes_keeps_the_highest_of_its_stored_bits(tmp_path: Path, bits: int) -> None:
+    stored = RNG.integers(0, 2**bits, (6, 8, 3)).astype(np.uint16)
+    colour = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
+    path = save_dicom(tmp_path / "a.dcm", stored, BitsStored=bits, HighBit=bits - 1, **colour)
+    np.testing.assert_array_equal(read_image(path), stored // 2 ** (bits - 8))
+
+
+@pytest.mark.parametrize(("bits", "scale"), [(8, 1), (16, 256), (16, 1)])
+def test_palette(tmp_path: Path, bits: int, scale: int) -> None:
     stored = (GREY % 4).astype(np.uint8)
     table = np.array([[0, 10, 20], [255, 0, 0], [0, 250, 0], [1, 2, 3]])
     data = dataset(stored, PhotometricInterpretation="PALETTE COLOR")
     for channel, name in enumerate(("Red", "Green", "Blue")):
-        values = table[:, channel].astype(np.uint8) if bits == 8 else (table[:, channel] * 256).astype(np.uint16)
+        values = table[:, channel].astype(np.uint8) if bits == 8 else (table[:, channel] * scale).astype(np.uint16)
         setattr(data, f"{name}PaletteColorLookupTableDescriptor", [4, 0, bits])
         setattr(data, f"{name}PaletteColorLookupTableData", values.tobytes())
     data.save_as(tmp_path / "a.dcm", enforce_file_format=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -98,6 +100,25 @@ def test_damaged_files(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).write_bytes(data)
         fails(lambda name=name: read_image(tmp_path / name), str(tmp_path / name))
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from segdistill.formats import write_label_volume
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+write_label_volume(Path(sys.argv[1]), np.random.default_rng(0).integers(0, 3, (20, 100, 100), dtype=np.uint8))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of a file")
+def test_a_disk_that_is_full_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done
+    assert done.stderr.splitlines()[-1].startswith(f"segdistill.types.UserError: {path}: cannot be written (")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.shared

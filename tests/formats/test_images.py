@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from segdistill.formats import MAX_PIXELS, images, read_image, read_mask, replacing, write_image, write_labels
+from segdistill.formats import MAX_PIXELS, images, layout, read_image, read_mask, replacing, write_image, write_labels
 from segdistill.formats.images import is_packed
 from segdistill.types import UserError
 
@@ -128,6 +128,29 @@ def test_larger_values_are_windowed_by_their_own_percentiles(tmp_path: Path, dty
     assert image.min() == 0
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_a_tiff_whose_white_is_zero_is_inverted(tmp_path: Path, dtype: type, compression: str | None) -> None:
+    """Of 8 bits Pillow inverts it, when it reads and when it writes; of more it never does."""
+    for name, values in (("as-is", GREY.astype(dtype)), ("wide", GREY.astype(dtype) * 20)):
+        read = []
+        for white in (0, 1):
+            path = tmp_path / f"{name}{white}.tif"
+            save(path, Image.fromarray(values), tiffinfo={262: white}, compression=compression)
+            read.append(read_image(path)[..., 1])
+        np.testing.assert_array_equal(read[0], 255 - read[1])
+        assert len(np.unique(read[0])) > 20
+
+
+def test_sixteen_bit_grey_with_alpha_is_windowed_as_grey_alone(tmp_path: Path) -> None:
+    grey = RNG.integers(100, 3000, (40, 50))
+    (tmp_path / "a.png").write_bytes(png16(np.dstack([grey, RNG.integers(0, 65536, grey.shape)]), 4))
+    (tmp_path / "b.png").write_bytes(png16(grey, 0))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), read_image(tmp_path / "b.png"))
+    (tmp_path / "c.png").write_bytes(png16(np.dstack([GREY, ALPHA]), 4))
+    np.testing.assert_array_equal(read_image(tmp_path / "c.png")[..., 0], GREY)
+
+
 def test_unusual_ranges(tmp_path: Path) -> None:
     unit = np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)  # as is, it would be black
     image = read_image(save(tmp_path / "unit.tif", Image.fromarray(unit)))[..., 0]
@@ -165,6 +188,7 @@ def test_exif_orientation(tmp_path: Path, format_: str, orientation: int) -> Non
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / "a.img", Image.fromarray(np.ascontiguousarray(stored)), format=format_, exif=exif)
+    assert layout(path).shape == upright.shape
     for decoded in (read_image(path)[..., 0], read_mask(path)):
         assert decoded.shape == upright.shape
         assert np.abs(decoded.astype(int) - upright).max() <= 3

@@ -37,7 +37,7 @@ from .labels import LabelMapping
 from .rows import Row
 from .volumes import read_neighbours, with_neighbours
 
-VERSION = 2  # of the layout and of everything that decides a pixel
+VERSION = 3  # of the layout and of everything that decides a pixel
 ROWS_VERIFIED = 1000  # rows whose CRC is checked when a cache is opened
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from ..formats import (
     series_of,
     sort_out,
     split_address,
+    voxel_size,
     write_label_volume,
     write_labels,
     write_labels_like,
@@ -104,13 +106,12 @@ def read_slices(source: Source) -> NDArray[np.uint8]:
     return read_volume(file) if _is_whole(file) else read_image(file)[None]
 
 
-def spacing_of(source: Source) -> tuple[float, ...] | None:
-    """(slices, rows, columns) or (rows, columns) in mm; None where the files do not say."""
-    if source.series:
-        return source.series.spacing
+def voxel_of(source: Source) -> float | None:
+    """The mm3 of a voxel, of an image or a slice mm2 of a pixel; None where the files do not say."""
     file = source.files[0]
-    spacing = layout(file).spacing if is_volume(file) or holds_dicom(file) else None
-    return spacing if spacing is None or _is_whole(file) else spacing[-2:]
+    if source.series or (_is_dicom(file) and layout(file).slices > 1):
+        return math.prod(_series(source).spacing)  # from the frames' positions, as the masks are written
+    return voxel_size(file)
 
 
 def write_slices(path: Path, labels: NDArray[np.uint8], source: Source, card: Card) -> None:
@@ -123,7 +124,7 @@ def write_slices(path: Path, labels: NDArray[np.uint8], source: Source, card: Ca
     if path.suffix == ".png":
         write_labels(path, labels[0], card.colours)
     elif path.suffix == ".h5":
-        write_label_volume(path, labels)
+        write_label_volume(path, labels, file)
     elif not _is_dicom(file):
         write_labels_like(path, labels, file)
     elif path.suffix == ".dcm":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from .predictor import Predictor
 from .routing import Route, modality_number, route_of
 from .side_by_side import side_by_side
 from .slices import Slices, predict_slices
-from .sources import Source, read_slices, read_written, require_equal, spacing_of, suffix_of, write_slices
+from .sources import Source, read_slices, read_written, require_equal, suffix_of, voxel_of, write_slices
 
 SHOWN = 25  # slices of a volume in its overlay
 
@@ -150,8 +149,7 @@ def _overlay(slices: NDArray[np.uint8], labels: NDArray[np.uint8], card: Card) -
 
 def _areas(source: Source, labels: NDArray[np.uint8], card: Card) -> str:
     """One line per class: name (without suffix), class, pixels, fraction, mm2 of an image or mm3 of a volume."""
-    spacing = spacing_of(source)
-    voxel = math.prod(spacing) if spacing and (len(spacing) == 3 or len(labels) == 1) else None
+    voxel = voxel_of(source)
     foreground = [int(np.count_nonzero(labels == k)) for k in range(1, len(card.classes))]
     pixels = [labels.size - sum(foreground), *foreground]  # numpy's bincount would make 8 bytes of each pixel
     name = source.name.as_posix()

@@ -18,6 +18,7 @@ from .files import (
     read_volume,
     split_address,
     stem_of,
+    voxel_size,
 )
 from .hdf5 import write_label_volume
 from .images import (
@@ -66,6 +67,7 @@ __all__ = [
     "sort_out",
     "split_address",
     "stem_of",
+    "voxel_size",
     "write_image",
     "write_label_volume",
     "write_labels",

@@ -7,7 +7,6 @@ quoted in a message. Colour profiles are not applied.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..types import UserError
 from .dicom_frames import check_frames
+from .dicom_voi import has_voi, windowed
 from .guard import check_voxels, extra, reading, reason, require_file
 from .levels import percentile_window, to_levels, whole
 
@@ -90,8 +90,8 @@ def read_volume(path: Path, window: tuple[float, float] | None = None) -> NDArra
     """Images (N, H, W), or (N, H, W, 3) for colour, one per frame.
 
     Grey: modality LUT or rescale, then the given window, else the file's first VOI LUT or window, else the 0.5..99.5
-    percentile of the whole file, to 0..255; MONOCHROME1 is inverted. YBR and palettes become RGB; colour of 16 bits
-    keeps its high byte.
+    percentile of the whole file, to 0..255; MONOCHROME1 is inverted. YBR and palettes become RGB; colour of more than
+    8 bits keeps the highest 8 of those that it uses.
 
     Raises:
         UserError: as `read_header`; pixels that no installed library decodes.
@@ -103,8 +103,7 @@ def has_window(path: Path) -> bool:
     """Whether a file of one frame says how it is to be shown."""
     data = read_elements(path, (*_VALUES, *_FRAMES))
     with reading(path, "DICOM", quote=False):
-        tables = _tables(data, 0)
-        return bool(tables.get("VOILUTSequence")) or _has_window(tables)
+        return has_voi(_tables(data, 0))
 
 
 def to_images(files: list[Values], path: Path, window: tuple[float, float] | None = None) -> list[NDArray[np.uint8]]:
@@ -174,14 +173,15 @@ def read_values(path: Path) -> Values:
     pixels = _decode(data, path)
     with reading(path, "DICOM", quote=False):
         kind = str(data.PhotometricInterpretation)
+        stored = int(data.get("BitsStored") or 8)
         if kind == "PALETTE COLOR":
             from pydicom.pixels.processing import apply_color_lut
 
-            pixels = apply_color_lut(pixels, data)
+            pixels, stored = apply_color_lut(pixels, data), _palette_bits(data)
         grey = kind.startswith("MONOCHROME")
         pixels = pixels.reshape((header.frames, header.rows, header.columns) + (() if grey else (-1,)))
         if not grey:
-            return Values(_eight_bits(pixels), None, False)
+            return Values(_eight_bits(pixels, stored), None, False)
         return _grey(pixels, data, kind == "MONOCHROME1")
 
 
@@ -243,9 +243,22 @@ def _decode(data: Any, path: Path) -> NDArray[Any]:
     return pixels
 
 
-def _eight_bits(colour: NDArray[Any]) -> NDArray[np.uint8]:
-    rgb = colour[..., :3]
-    return np.ascontiguousarray(rgb if rgb.dtype == np.uint8 else (rgb >> 8), dtype=np.uint8)
+def _eight_bits(colour: NDArray[Any], stored: int) -> NDArray[np.uint8]:
+    """The highest 8 of the stored bits of each channel; a fourth channel is dropped."""
+    kept = min(stored, 8 * colour.dtype.itemsize)  # a damaged header may claim more than there are
+    return np.ascontiguousarray(colour[..., :3] >> max(0, kept - 8), dtype=np.uint8)
+
+
+def _palette_bits(data: Any) -> int:
+    """Of a palette's entries: 16, or 8 where they hold no more whatever they are stored in."""
+    from pydicom.pixels.processing import apply_color_lut
+
+    entries, first = (
+        int(data.RedPaletteColorLookupTableDescriptor[0]),
+        int(data.RedPaletteColorLookupTableDescriptor[1]),
+    )
+    palette = apply_color_lut(np.arange(first, first + (entries or 2**16)), data)
+    return 16 if palette[:, :3].max() > 255 else 8
 
 
 def _grey(pixels: NDArray[Any], data: Any, inverted: bool) -> Values:
@@ -255,7 +268,7 @@ def _grey(pixels: NDArray[Any], data: Any, inverted: bool) -> Values:
     for frame, stored in enumerate(pixels):
         tables = _tables(data, frame)
         number = apply_modality_lut(stored, tables)
-        levels.append(_windowed(number, tables))
+        levels.append(windowed(number, tables))
         numbers.append(number.astype(np.float32) if number.dtype == np.float64 else number)
     own = [one for one in levels if one is not None]
     return Values(np.stack(numbers), np.stack(own) if len(own) == len(levels) else None, inverted)
@@ -270,25 +283,3 @@ def _tables(data: Any, frame: int) -> Any:
     for one in groups:
         tables.update(one or {})
     return tables
-
-
-def _windowed(values: NDArray[Any], tables: Any) -> NDArray[np.uint8] | None:
-    """By the first VOI LUT, else the first window; None where there is neither (a width below 1 is none)."""
-    from pydicom.pixels.processing import apply_voi, apply_windowing
-
-    if tables.get("VOILUTSequence"):
-        apply, values = apply_voi, np.rint(values).astype(np.int64)
-    elif _has_window(tables):
-        apply = apply_windowing
-    else:
-        return None
-    with np.errstate(over="ignore"):  # a sigmoid far outside its window
-        ends = apply(np.array([-(2**40), 2**40]), tables)  # black and white: what lies below and above the window
-        return to_levels(apply(values, tables), float(ends.min()), float(ends.max()))
-
-
-def _has_window(tables: Any) -> bool:
-    centre, width = tables.get("WindowCenter"), tables.get("WindowWidth")
-    first = width[0] if isinstance(width, Sequence) and width else width
-    exact = str(tables.get("VOILUTFunction") or "LINEAR").upper() != "LINEAR"
-    return centre is not None and first is not None and (float(first) > 0 if exact else float(first) >= 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..types import UserError
+from .costly import check_scans
 
 _STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of a JPEG frame's header; 0xF7: JPEG-LS
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
@@ -18,7 +19,10 @@ _JPEG_2000 = b"\xff\x4f\xff\x51"
 
 
 def check_frames(data: Any, frames: int, path: Path) -> None:
-    """Raise `UserError` where a compressed frame of a pydicom Dataset holds more pixels than Rows x Columns."""
+    """Raise `UserError` where a compressed frame of a pydicom Dataset costs more than it should.
+
+    It holds more pixels than Rows x Columns, or it is a JPEG of more scans than anyone writes.
+    """
     from pydicom.encaps import generate_frames
 
     if not data.file_meta.TransferSyntaxUID.is_encapsulated:
@@ -26,6 +30,7 @@ def check_frames(data: Any, frames: int, path: Path) -> None:
     table = data.get("ExtendedOffsetTable"), data.get("ExtendedOffsetTableLengths")
     offsets = table if all(table) else None
     for frame in generate_frames(data.PixelData, number_of_frames=frames, extended_offsets=offsets):
+        check_scans(frame, path)
         rows, columns = stated_size(frame)
         if rows * columns > data.Rows * data.Columns:
             raise UserError(

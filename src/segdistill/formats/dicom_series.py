@@ -28,7 +28,7 @@ class Series(NamedTuple):
     """A volume: several single-frame files in slice order, or one file with all its frames."""
 
     files: tuple[Path, ...]
-    spacing: tuple[float, float, float]  # mm between slices, rows, columns
+    spacing: tuple[float, float, float]  # mm between slices (planes: a tilted gantry's step is longer), rows, columns
     uid_hash: str  # 16 hexadecimal digits of UID, size, orientation, spacing: a localizer's planes have one UID
 
 
@@ -111,7 +111,7 @@ def series_of(path: Path) -> Series:
         raise UserError(
             f"{path}: has no position in the patient, so its labels have no geometry; for PNG masks {way_out}"
         )
-    return Series((path,), (_length(_step(planes, path)), *planes.spacing), _hash(planes))
+    return Series((path,), (_between(planes, path), *planes.spacing), _hash(planes))
 
 
 def read_series(series: Series) -> NDArray[np.uint8]:
@@ -162,7 +162,7 @@ def write_series_nifti(path: Path, labels: NDArray[np.uint8], series: Series) ->
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.uint8)
     header.set_data_shape(voxels.shape)
-    header.set_zooms([series.spacing[2], series.spacing[1], series.spacing[0]])
+    header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
     header.set_xyzt_units("mm")
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     if np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):  # a q-form cannot hold a shear
@@ -238,7 +238,7 @@ def _ordered(group: list[tuple[Path, _Planes]]) -> Series:
     group = sorted(group, key=lambda item: float(item[1].positions[0] @ normal))
     files = tuple(path for path, _ in group)
     planes = _stacked([planes for _, planes in group])
-    return Series(files, (_length(_step(planes, files[0])), *planes.spacing), _hash(planes))
+    return Series(files, (_between(planes, files[0]), *planes.spacing), _hash(planes))
 
 
 def _together(series: Series) -> _Planes:
@@ -277,6 +277,11 @@ def _step(planes: _Planes, path: Path) -> NDArray[np.float64]:
             f"{np.abs(gaps).max():.3f} mm); add what is missing, or give the parts separately"
         )
     return step
+
+
+def _between(planes: _Planes, path: Path) -> float:
+    """The distance in mm between the planes of two slices: the product of the spacings is a voxel's volume."""
+    return abs(float(_step(planes, path) @ planes.normal))
 
 
 def _length(step: NDArray[np.float64]) -> float:

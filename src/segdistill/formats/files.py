@@ -6,6 +6,7 @@ last # makes an address. A volume is decoded once for all its slices and the las
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections import OrderedDict
@@ -97,6 +98,21 @@ def read_mask_volume(path: Path) -> NDArray[np.integer[Any]]:
 def layout(path: Path) -> Layout:
     """Slices, size and spacing of the whole file, from its header; the address is ignored. HDF5: of `image`."""
     return _layout(path, hdf5.IMAGE)
+
+
+def voxel_size(path: Path) -> float | None:
+    """mm3 of a voxel of a volume; mm2 of a pixel of an image or of slice FILE#k; None where the header does not say.
+
+    Of a multi-frame DICOM file by SpacingBetweenSlices; `series_of` knows where its frames lie.
+    """
+    file, number = split_address(path)
+    if _kind(path) == "nifti":
+        steps = nifti.read_header(file).placed[:3, :3].T
+        return abs(float(np.linalg.det(steps))) if number is None else float(np.linalg.norm(np.cross(*steps[1:])))
+    held = layout(path)
+    spacing = held.spacing if held.spacing is None or number is None else held.spacing[-2:]
+    flat = number is not None or held.slices == 1
+    return math.prod(spacing) if spacing and (flat or len(spacing) == 3) else None
 
 
 def check_pair(image: Path, mask: Path) -> None:

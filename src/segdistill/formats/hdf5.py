@@ -6,6 +6,7 @@ external storage and virtual datasets are refused.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,15 +63,23 @@ def read_mask_volume(path: Path) -> NDArray[np.integer[Any]]:
     return whole(values, path)
 
 
-def write_label_volume(path: Path, labels: NDArray[np.uint8]) -> None:
-    """Write labels (N, H, W) as dataset `label`, compressed.
+def write_label_volume(path: Path, labels: NDArray[np.uint8], reference: Path | None = None) -> None:
+    """Write labels (N, H, W) as dataset `label`, compressed; as (H, W) where `image` of the reference is.
 
     Raises:
-        UserError: the file cannot be written.
+        ValueError: labels of another size than the reference's image.
+        UserError: the reference cannot be read, or the file cannot be written.
     """
     h5py = extra("h5py", path)
-    with replacing(path) as target, h5py.File(target, "w") as file:
+    if reference:
+        with _dataset(reference, IMAGE) as image:
+            shape = image.shape
+        labels = labels.reshape(shape)
+    content = io.BytesIO()  # a file that fails, on a full disk, ends the process inside libhdf5
+    with h5py.File(content, "w") as file:
         file.create_dataset(LABEL, data=labels, compression="gzip", track_times=False)
+    with replacing(path) as target:
+        target.write(content.getbuffer())
 
 
 def _sides(data: Any) -> tuple[int, int, int]:

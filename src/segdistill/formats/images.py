@@ -24,11 +24,13 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..types import UserError
+from .costly import check_parts, check_scans
 from .guard import reason, require_file
 from .levels import percentile_window, to_levels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})  # compare in lower case
 MAX_PIXELS = 200_000_000
+_PHOTOMETRIC = 262  # TIFF's tag; 0: white is zero
 
 # Pillow's own readers instead of Image.open: its pixel limit (89 million: a warning, 179 million: an error) and the
 # filter for that warning are global to the process, and neither is ours to change.
@@ -49,7 +51,8 @@ def read_raster(path: Path) -> NDArray[np.uint8]:
     Grey is repeated, alpha dropped (not composited), palette and CMYK converted. Grey of more than 8 bits (integer or
     float) is taken as is where all its values fit 0..255 (and a float image goes beyond 1); otherwise its own 0.5..99.5
     percentile, or the whole range where these coincide, is mapped linearly to 0..255. The same rule for every image:
-    no window or rescale of DICOM. Colour of 16 bits per channel keeps its high byte.
+    no window or rescale of DICOM. A TIFF whose white is zero is inverted. Colour of 16 bits per channel keeps its high
+    byte.
 
     Raises:
         UserError: missing, a folder, empty, damaged, another kind of file, a stack, more than MAX_PIXELS.
@@ -84,7 +87,7 @@ def read_raster_mask(path: Path) -> NDArray[np.integer[Any]]:
     with _opened(path) as image:
         if ";16" in _raw_mode(image) and not image.mode.startswith("I"):
             raise UserError(f"{path}: a mask of 16 bits per channel in colour; save it with 8 bits or in grey")
-        _make_upright(image)
+        _make_upright(image, path)
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
         if image.mode in ("P", "L"):
@@ -110,7 +113,7 @@ def raster_size(path: Path) -> tuple[int, int]:
         UserError: as `read_raster`, as far as the header tells.
     """
     with _opened(path) as image:
-        width, height = image.size
+        width, height = _stored_size(image)
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         return (width, height) if turned else (height, width)
 
@@ -203,7 +206,11 @@ def _opened(path: Path) -> Iterator[ImageFile]:
 def _decoded(file: IO[bytes], path: Path, max_pixels: int) -> Iterator[ImageFile]:
     """The image with its header read and checked; what fails until the end of the block becomes a UserError."""
     try:
-        with _reader(file, path)(file) as image:
+        reader = _reader(file, path)
+        if reader is TiffImageFile:
+            check_parts(file, path)
+            file.seek(0)
+        with reader(file) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise UserError(f"{path}: {width}x{height} pixels; at most {max_pixels:,} are read: crop or shrink it")
@@ -216,16 +223,33 @@ def _decoded(file: IO[bytes], path: Path, max_pixels: int) -> Iterator[ImageFile
         raise _unreadable(path, error) from error
 
 
+def _stored_size(image: ImageFile) -> tuple[int, int]:
+    """Width and height before the EXIF orientation; of a TIFF Pillow's `size` is after it."""
+    if isinstance(image, TiffImageFile):
+        return int(image.tag_v2[ExifTags.Base.ImageWidth]), int(image.tag_v2[ExifTags.Base.ImageLength])
+    return image.size
+
+
 def _unreadable(path: Path, error: Exception) -> UserError:
     text = f"cannot be read ({reason(error)}); if it opens elsewhere save it as PNG, else copy it again"
     return UserError(f"{path}: {text}")
 
 
 def _upright_rgb(image: ImageFile, path: Path) -> NDArray[np.uint8]:
-    _make_upright(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.repeat(_to_8_bits(np.asarray(image), path)[:, :, None], 3, axis=2)
-    return np.array(_to_rgb(image))
+    with_alpha = _raw_mode(image) == "LA;16B"
+    if with_alpha:  # Pillow would keep the high bytes alone; as four channels it hands over all bytes
+        image._mode, image.tile = "RGBA", [part._replace(args="RGBA") for part in image.tile]
+    _make_upright(image, path)
+    values = np.asarray(image)
+    if with_alpha:
+        levels = _to_8_bits(values[:, :, 0].astype(np.uint16) << 8 | values[:, :, 1], path)
+    elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        levels = _to_8_bits(values, path)
+    else:
+        return np.array(_to_rgb(image))
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:  # Pillow inverts 8 bits, and no more
+        levels = 255 - levels
+    return np.repeat(levels[:, :, None], 3, axis=2)
 
 
 def _reader(file: IO[bytes], path: Path) -> type[ImageFile]:
@@ -243,7 +267,10 @@ def _raw_mode(image: ImageFile) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
-def _make_upright(image: ImageFile) -> None:
+def _make_upright(image: ImageFile, path: Path) -> None:
+    if isinstance(image, JpegImageFile) and image.fp:
+        image.fp.seek(0)
+        check_scans(image.fp.read(), path)
     image.load()  # first: a PNG may carry its EXIF block after the pixels
     ImageOps.exif_transpose(image, in_place=True)
 

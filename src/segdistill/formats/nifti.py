@@ -37,7 +37,7 @@ class Header(NamedTuple):
     turn: NDArray[np.float64]  # nibabel's orientation transform: stored axes to (slices, rows, columns)
     sides: tuple[int, int, int]  # slices, rows, columns
     spacing: tuple[float, float, float]  # of these, mm
-    placed: NDArray[np.float64]  # (slice, row, column) to RAS, in the header's unit
+    placed: NDArray[np.float64]  # (4, 4): (slice, row, column) to RAS, mm; sheared where a gantry was tilted
 
 
 def read_header(path: Path) -> Header:
@@ -126,20 +126,21 @@ def _header(image: Any, path: Path) -> Header:
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * lengths.prod():
         raise UserError(f"{path}: its affine is not invertible; correct the header (q-form, s-form, pixdim)")
-    return _sliced(shape, affine, lengths * unit)
+    return _sliced(shape, affine, unit)
 
 
-def _sliced(shape: tuple[int, ...], affine: NDArray[np.float64], spacing: NDArray[np.float64]) -> Header:
+def _sliced(shape: tuple[int, ...], affine: NDArray[np.float64], unit: float) -> Header:
     from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
     stored = io_orientation(affine)  # row: stored axis; value: which of the patient's axes, and its direction
     sides = (*shape[:3], 1)[:3]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0) * unit
     patient = {int(axis): (sides[i], float(spacing[i])) for i, (axis, _) in enumerate(stored)}
     turn = ornt_transform(stored, axcodes2ornt(_CODES[_slice_axis(patient)]))
     order = np.argsort(turn[:, 0])
     slices, rows, columns = (sides[i] for i in order)
     between, down, across = (float(spacing[i]) for i in order)
-    placed = affine @ inv_ornt_aff(turn, sides)
+    placed = np.diag([unit, unit, unit, 1.0]) @ affine @ inv_ornt_aff(turn, sides)
     return Header(shape, affine, turn, (slices, rows, columns), (between, down, across), placed)
 
 
