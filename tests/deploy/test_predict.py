@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from segdistill.deploy import stages as module
 from segdistill.deploy.artefact import save_student
 from segdistill.deploy.predict import predict_files
-from segdistill.deploy.predicted import PREDICTED
+from segdistill.deploy.predicted import PREDICTED, Made
 from segdistill.deploy.predictor import Prediction, open_predictor
 from segdistill.deploy.stages import Extras
 from segdistill.types import UserError
@@ -276,6 +277,60 @@ def test_a_mask_of_unknown_origin_is_never_replaced_by_another(folder, other, im
         assert "is not this student's mask of" in message
         assert (out / "b.png").read_bytes() == before["b.png"]
     assert predict_files(open_predictor(folder), [images], out, overwrite=True)[:2] == (3, 0)
+
+
+@pytest.mark.parametrize("asked", [Extras(), Extras(overlays=True), Extras(tile=True)], ids=["same", "more", "other"])
+def test_a_mask_that_was_corrected_by_hand_is_kept_and_named(folder, images, tmp_path, asked):
+    """Whatever the next run is asked; also by one that was stopped after it had begun."""
+    out = predict_into(folder, images, tmp_path / "out")
+    corrected = 1 - np.asarray(Image.open(out / "b.png"))
+    Image.fromarray(corrected).save(out / "b.png")
+
+    def dying(done, total, path):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(open_predictor(folder), [images], out, asked, on_progress=dying)
+    for _ in range(2):
+        ((path, message),) = predict_files(open_predictor(folder), [images], out, asked).failed
+        assert path.name == "b.png"
+        assert message.endswith("another output folder (it was changed since it was predicted, and is kept)")
+        np.testing.assert_array_equal(np.asarray(Image.open(out / "b.png")), corrected)
+    assert predict_files(open_predictor(folder), [images], out, asked, overwrite=True).failed == []
+
+
+def test_a_mask_that_is_corrected_after_a_run_was_stopped_is_kept(folder, images, tmp_path):
+    """It was about to be replaced, but was not."""
+    out = predict_into(folder, images, tmp_path / "out")
+    lines = (out / PREDICTED).read_bytes().splitlines(keepends=True)
+
+    def dying(done, total, path):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(open_predictor(folder), [images], out, Extras(tile=True), on_progress=dying)
+    corrected = 1 - np.asarray(Image.open(out / "b.png"))
+    Image.fromarray(corrected).save(out / "b.png")
+    (message,) = (text for _, text in predict_files(open_predictor(folder), [images], out, Extras(tile=True)).failed)
+    assert "and is kept" in message
+    assert len(lines) < len((out / PREDICTED).read_bytes().splitlines())
+    np.testing.assert_array_equal(np.asarray(Image.open(out / "b.png")), corrected)
+
+
+def test_a_mask_that_was_touched_is_this_student_s_all_the_same(folder, images, tmp_path):
+    out = predict_into(folder, images, tmp_path / "out")
+    os.utime(out / "b.png", ns=(1, 1))
+    assert predict_files(open_predictor(folder), [images], out) == (1, 2, [], [])
+    assert predict_files(open_predictor(folder), [images], out) == (0, 3, [], [])
+
+
+def test_lines_of_an_earlier_version_do_not_say_what_was_written(folder, other, images, tmp_path):
+    out = predict_into(folder, images, tmp_path / "out")
+    lines = [json.loads(line) for line in (out / PREDICTED).read_text(encoding="utf-8").splitlines()]
+    old = [{k: v for k, v in line.items() if k in Made._fields[:7]} for line in lines]
+    (out / PREDICTED).write_text("".join(json.dumps(line) + "\n" for line in old), encoding="utf-8")
+    assert predict_files(open_predictor(folder), [images], out) == (0, 3, [], [])
+    assert predict_files(open_predictor(other), [images], out) == (3, 0, [], [])
 
 
 def predict_into(student, images, out):

@@ -49,7 +49,7 @@ def predict(
         modality: What made the images, as the student names it. None: a student with controllers per modality finds it
             itself; routing.csv says which, and where it was not sure.
         overwrite: Predict again what is there already. Without it masks of the same file, student and options are kept,
-            and no mask of unknown origin is replaced.
+            and no mask of unknown origin, or changed since, is replaced.
         engine: local: this process. ray: the actors of a Ray cluster, each with a predictor of its own (extra `ray`):
             the one of RAY_ADDRESS, else one that runs here, else one that is started for this. The same files come out.
         device: cpu or cuda.

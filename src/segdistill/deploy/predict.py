@@ -63,7 +63,7 @@ def predict_found(
         modality: Of all the images; None: the student finds it, once for a volume or a tiled image.
         overwrite: Predict again what has all its files already; without it such a source is skipped, unless its files,
             the student, `tile` or the modality told are others than predicted.jsonl and routing.csv say of them. A mask
-            of which they say nothing is never replaced by another.
+            of which they say nothing, or that was changed since, is never replaced by another.
         engine: What does the work, in place of this process: see `ray_engine`. Results are the same.
         on_progress: Called after each source with (number done, number of all, its first file).
 
@@ -79,7 +79,7 @@ def predict_found(
     routes = _valid_routes(out / ROUTING, modality, overwrite) if predictor.routes else {}
     ledger = Ledger(out, predictor.identity, extras, sources, overwrite=overwrite)
     kept = ledger.kept & routes.keys() if predictor.routes else ledger.kept
-    order = Order(out, extras, modality, kept, ledger.unknown)
+    order = Order(out, extras, modality, kept, ledger.unknown, ledger.changed)
     rows, counts, failed = [""] * len(sources), Counter[bool](), {}
     run = engine or partial(predict_sources, predictor)
     with closing(run(ledger.begun(sources), order)) as outcomes:

@@ -1,7 +1,8 @@
 """Of which files, student and options each mask was made, so that a later run keeps its own masks and no others.
 
 `predicted.jsonl` gets a line before a mask is written and one when all its files are, so that a run that was stopped
-knows its own. Lines are only ever added: several processes may predict into one folder.
+knows its own. Lines are only ever added: several processes may predict into one folder. Where a mask is another file
+than was written, somebody has changed it, and it is theirs.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Made(NamedTuple):
     tile: str  # "tile" or ""
     extras: str  # what is written beside the mask, in words
     state: str = BEGUN
+    written: str = ""  # size and time of the mask: as written, or of the one that is about to be replaced
 
     def alike(self, other: Made) -> bool:
         """Whether both are the same result, whatever is written of it."""
@@ -47,28 +49,35 @@ class Ledger:
     """What earlier runs noted of the sources of this one, and what it notes."""
 
     def __init__(self, out: Path, student: str, extras: Extras, sources: Sequence[Source], *, overwrite: bool) -> None:
-        self.path = out / PREDICTED
+        self.out, self.path = out, out / PREDICTED
         self.noted = _read(self.path)
         made = {source.name.as_posix(): _made(out, student, extras, source) for source in sources}
         self.wanted = {name: one for name, one in made.items() if one}
-        self.kept, self.unknown = frozenset[str](), frozenset[str]()  # names of sources
+        self.kept, self.unknown, self.changed = frozenset[str](), frozenset[str](), frozenset[str]()  # names of sources
         if not overwrite:
-            self.kept = frozenset(name for name, one in self.wanted.items() if self._is_done(one))
-            self.unknown = frozenset(name for name, one in self.wanted.items() if self._is_unknown(out, one))
+            self.changed = frozenset(name for name, one in self.wanted.items() if self._is_changed(one))
+            self.kept = frozenset(name for name, one in self.wanted.items() if self._is_done(one)) - self.changed
+            self.unknown = frozenset(name for name, one in self.wanted.items() if self._is_unknown(one)) | self.changed
 
     def _is_done(self, wanted: Made) -> bool:
         noted = self.noted.get(wanted.mask)
         return noted is not None and noted.holds(wanted)
 
-    def _is_unknown(self, out: Path, wanted: Made) -> bool:
-        return wanted.mask not in self.noted and (out / wanted.mask).exists()
+    def _is_unknown(self, wanted: Made) -> bool:
+        return wanted.mask not in self.noted and (self.out / wanted.mask).exists()
+
+    def _is_changed(self, wanted: Made) -> bool:
+        """Since it was written. Of earlier versions' lines, which do not say what was, nothing is."""
+        noted = self.noted.get(wanted.mask)
+        return noted is not None and noted.written != "" and _stamp(self.out / wanted.mask) not in ("", noted.written)
 
     def begun(self, sources: Sequence[Source]) -> Iterator[tuple[int, Source]]:
         """The sources, numbered; as one is taken, a line says that its mask is about to be this run's."""
         for number, source in enumerate(sources):
             name = source.name.as_posix()
             if name in self.wanted and name not in self.kept | self.unknown:
-                _note(self.path, self.wanted[name])
+                made = self.wanted[name]
+                _note(self.path, made._replace(written=_stamp(self.out / made.mask)))
             yield number, source
 
     def done(self, source: Source) -> None:
@@ -78,7 +87,8 @@ class Ledger:
             return
         before = self.noted.get(made.mask)
         extras = {*made.extras.split(), *(before.extras.split() if before and before.alike(made) else ())}
-        _note(self.path, made._replace(extras=" ".join(sorted(extras)), state=DONE))
+        written = _stamp(self.out / made.mask)
+        _note(self.path, made._replace(extras=" ".join(sorted(extras)), state=DONE, written=written))
 
 
 def _made(out: Path, student: str, extras: Extras, source: Source) -> Made | None:
@@ -92,6 +102,14 @@ def _made(out: Path, student: str, extras: Extras, source: Source) -> Made | Non
     files = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     beside = " ".join(sorted(name for name in ("probabilities", "overlays") if getattr(extras, name)))
     return Made(mask, states[0][0], files, student, "tile" * extras.tile, beside)
+
+
+def _stamp(path: Path) -> str:
+    """Of a file, "" where there is none."""
+    with suppress(OSError):
+        state = path.stat()
+        return f"{state.st_size} {state.st_mtime_ns}"
+    return ""
 
 
 def _read(path: Path) -> dict[str, Made]:

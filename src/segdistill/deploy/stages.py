@@ -43,6 +43,7 @@ class Order(NamedTuple):
     modality: str | None
     kept: frozenset[str]  # names of sources whose files, where all are there, are of this student and what it is told
     unknown: frozenset[str]  # names of sources with a mask of which nothing is known: it may be anyone's
+    changed: frozenset[str]  # those of `unknown` whose mask was changed since an earlier run wrote it
 
 
 class Outcome(NamedTuple):
@@ -98,7 +99,10 @@ def _predict(predictor: Predictor, order: Order, told: int | None, numbered: tup
         if source.name.as_posix() in order.unknown:
             require_equal(target.mask, result.labels, source, card)
     except UserError as error:
-        return Outcome(number, error=str(error))
+        changed = source.name.as_posix() in order.changed
+        return Outcome(
+            number, error=f"{error} (it was changed since it was predicted, and is kept)" if changed else str(error)
+        )
     _write(target, source, slices, result, card)
     route = route_of(predictor, source.name.as_posix(), result.routing, told) if predictor.routes else None
     return Outcome(number, _areas(source, result.labels, card), route, written=True)
