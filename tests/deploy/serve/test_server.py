@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.datastructures import URL
 
 from segdistill.deploy.predict import predict_files
 from segdistill.deploy.predictor import open_predictor
@@ -116,6 +117,17 @@ def test_with_a_token_only_the_bare_page_is_open(bright, png, start):
     assert bright.calls == 0
     right = {"Authorization": f"bearer {TOKEN}", "Host": "seg.example.org"}  # as behind a proxy
     assert client.post("/mask", png, **right).status == client.get("/metrics", **right).status == 200
+
+
+def test_a_host_header_opens_nothing(bright, png, start, monkeypatch):
+    """Starlette 0.38 makes a request's URL like this: the path of the host `x/health?` is that of an open page."""
+    url = property(lambda request: URL(f"http://{request.headers['host']}{request.scope['path']}"))
+    monkeypatch.setattr(guard.Request, "url", url)
+    client = start(bright, token=TOKEN)
+    for host in ("x/health?", "x/health#", "x/page.css?", "127.0.0.1"):
+        assert client.get("/model", Host=host).status == client.post("/mask", png, Host=host).status == 401
+    assert bright.calls == 0
+    assert client.get("/health", Host="x/model?").status == 200
 
 
 def test_tokens_are_compared_in_constant_time(bright, start, monkeypatch):
