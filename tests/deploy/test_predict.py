@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -183,6 +184,16 @@ def test_broken_images_are_reported_and_the_others_predicted(folder, images, tmp
     only = predict_files(open_predictor(folder), [images / "empty.png"], tmp_path / "none")
     assert (only.written, len(only.failed)) == (0, 1)
     assert areas(tmp_path / "none") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf_8_is_reported_and_the_others_predicted(folder, images, tmp_path):
+    os.rename(images / "b.png", os.fsencode(images) + b"/b\xff.png")
+    summary = predict_files(open_predictor(folder), [images], tmp_path / "out")
+    ((_, message),) = summary.failed
+    assert message.endswith("b\\udcff.png: its name is not valid text; rename it")
+    assert [row["image"] for row in areas(tmp_path / "out")] == ["a", "a", "sub/a", "sub/a"]
+    assert set(files(tmp_path / "out")) == {"a.png", "sub/a.png", "areas.csv"}
 
 
 def test_output_inside_the_input_is_not_predicted_again(folder, images):

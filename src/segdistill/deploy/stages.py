@@ -116,8 +116,10 @@ def targets_of(out: Path, source: Source, extras: Extras) -> Targets:
     """Where the results of a source go.
 
     Raises:
-        UserError: a header that cannot be read.
+        UserError: a header that cannot be read, or a name that the tables, which are UTF-8, cannot hold.
     """
+    if any("\ud800" <= c <= "\udfff" for c in source.name.as_posix()):  # Python's sign for a byte that is not UTF-8
+        raise UserError(f"{source.files[0]}: its name is not valid text; rename it")
 
     def beside(ending: str) -> Path:
         return out / source.name.with_name(source.name.name + ending)
