@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from segdistill.deploy import stages as module
+from segdistill.deploy import tables
 from segdistill.deploy.artefact import save_student
 from segdistill.deploy.predict import predict_files
 from segdistill.deploy.predicted import PREDICTED, Made
@@ -338,7 +339,7 @@ def test_a_mask_that_was_touched_is_this_student_s_all_the_same(folder, images, 
 def test_lines_of_an_earlier_version_do_not_say_what_was_written(folder, other, images, tmp_path):
     out = predict_into(folder, images, tmp_path / "out")
     lines = [json.loads(line) for line in (out / PREDICTED).read_text(encoding="utf-8").splitlines()]
-    old = [{k: v for k, v in line.items() if k in Made._fields[:7]} for line in lines]
+    old = [{key: line[key] for key in Made._fields[:7]} for line in lines if "mask" in line]
     (out / PREDICTED).write_text("".join(json.dumps(line) + "\n" for line in old), encoding="utf-8")
     assert predict_files(open_predictor(folder), [images], out) == (0, 3, [], [])
     assert predict_files(open_predictor(other), [images], out) == (3, 0, [], [])
@@ -355,10 +356,54 @@ def test_a_mask_that_a_killed_run_began_is_its_own(folder, other, images, tmp_pa
     lines = (out / PREDICTED).read_bytes().splitlines(keepends=True)
     begun = [line for line in lines if json.loads(line)["state"] == "begun"]
     assert len(begun) == 3
-    (out / PREDICTED).write_bytes(b"".join(begun) + b"[1]\n\xff{\n" + lines[-1][:-40])
+    (out / PREDICTED).write_bytes(b"".join(begun) + b"[1]\n\xff{\n" + lines[-2][:-40])
     assert predict_files(open_predictor(folder), [images], out) == (3, 0, [], [])
     assert files(out) == files(predict_into(folder, images, tmp_path / "whole"))
     assert predict_files(open_predictor(folder), [images], out) == (0, 3, [], [])
+
+
+def test_the_table_names_the_masks_of_earlier_calls_too(folder, other, images, tmp_path):
+    """Of those that are there as this student wrote them; as one call would have sorted them."""
+    predictor, out = open_predictor(folder), tmp_path / "out"
+    Image.open(images / "a.png").save(images / "a-1.png")  # "a-1.png" < "a.png", but "a" < "a-1"
+    one, two, three = images / "a-1.png", images / "a.png", images / "b.png"
+    predict_files(predictor, [one, two, three], tmp_path / "whole")
+    for given in ([one, three], [two], [one]):
+        predict_files(predictor, given, out)
+    assert files(out) == files(tmp_path / "whole")
+    predict_files(open_predictor(other), [one], out)
+    assert [row["image"] for row in areas(out)] == ["a-1"] * 2
+    (out / "b.png").unlink()
+    predict_files(predictor, [images / "sub"], out)  # replaces a.png, as of another file
+    assert [(row["image"], row["source"]) for row in areas(out)] == [("a", str(images / "sub" / "a.png"))] * 2
+    predict_files(predictor, [one], out, overwrite=True)
+    Image.fromarray(1 - np.asarray(Image.open(out / "a.png"))).save(out / "a.png")  # by hand
+    predict_files(predictor, [three], out)
+    assert [row["image"] for row in areas(out)] == ["a-1", "a-1", "b", "b"]
+
+
+def test_the_table_says_of_which_file_each_line_is(folder, images, tmp_path):
+    """Also where results of equal names were numbered."""
+    predict_files(open_predictor(folder), [images / "a.png", images / "sub" / "a.png"], tmp_path / "out")
+    for row in areas(tmp_path / "out"):
+        pixels = np.asarray(Image.open(row["source"])).shape
+        assert np.asarray(Image.open(tmp_path / "out" / f"{row['image']}.png")).shape == pixels[:2]
+    assert list(areas(tmp_path / "out")[0])[:5] == ["image", "class", "pixels", "fraction", "mm2_or_mm3"]
+
+
+def test_runs_that_end_at_once_lose_no_line_of_each_other(folder, images, tmp_path, monkeypatch):
+    """The second one ends while the first one, which does not know of its mask yet, writes the table."""
+    out, write, started = tmp_path / "out", tables._write, []
+
+    def meanwhile(path, *what):
+        if not started:
+            started.append(path)
+            assert predict_files(open_predictor(folder), [images / "b.png"], out)[:2] == (1, 0)
+        write(path, *what)
+
+    monkeypatch.setattr(tables, "_write", meanwhile)
+    predict_files(open_predictor(folder), [images / "a.png"], out)
+    assert [row["image"] for row in areas(out)] == ["a", "a", "b", "b"]
 
 
 def test_two_runs_predict_into_one_folder_at_once(folder, images, tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from .stages import Extras, targets_of
 
 PREDICTED = "predicted.jsonl"
 BEGUN, DONE = "begun", "done"
+CLOSED = b'{"state": "closed"}\n'  # a run has noted all its masks, and writes the tables
 
 
 class Made(NamedTuple):
@@ -35,6 +36,8 @@ class Made(NamedTuple):
     extras: str  # what is written beside the mask, in words
     state: str = BEGUN
     written: str = ""  # size and time of the mask: as written, or of the one that is about to be replaced
+    areas: str = ""  # its lines of areas.csv
+    route: str = ""  # its line of routing.csv
 
     def alike(self, other: Made) -> bool:
         """Whether both are the same result, whatever is written of it."""
@@ -49,10 +52,11 @@ class Ledger:
     """What earlier runs noted of the sources of this one, and what it notes."""
 
     def __init__(self, out: Path, student: str, extras: Extras, sources: Sequence[Source], *, overwrite: bool) -> None:
-        self.out, self.path = out, out / PREDICTED
+        self.out, self.path, self.student = out, out / PREDICTED, student
         self.noted = _read(self.path)
         made = {source.name.as_posix(): _made(out, student, extras, source) for source in sources}
         self.wanted = {name: one for name, one in made.items() if one}
+        self.unreadable = {os.path.abspath(one.files[0]) for one in sources if one.name.as_posix() not in self.wanted}
         self.kept, self.unknown, self.changed = frozenset[str](), frozenset[str](), frozenset[str]()  # names of sources
         if not overwrite:
             self.changed = frozenset(name for name, one in self.wanted.items() if self._is_changed(one))
@@ -80,15 +84,41 @@ class Ledger:
                 _note(self.path, made._replace(written=_stamp(self.out / made.mask)))
             yield number, source
 
-    def done(self, source: Source) -> None:
-        """Note that its files are written. What an equal result left beside the mask is of this one too."""
+    def done(self, source: Source, areas: str, route: str, *, written: bool) -> None:
+        """Note that its files are there, `written` now or earlier, and its lines of the tables.
+
+        What an equal result left beside the mask is of this one too.
+        """
         made = self.wanted.get(source.name.as_posix())
         if made is None:
             return
         before = self.noted.get(made.mask)
         extras = {*made.extras.split(), *(before.extras.split() if before and before.alike(made) else ())}
-        written = _stamp(self.out / made.mask)
-        _note(self.path, made._replace(extras=" ".join(sorted(extras)), state=DONE, written=written))
+        stamp = "" if written or before is None else before.written
+        made = made._replace(extras=" ".join(sorted(extras)), state=DONE, areas=areas, route=route)
+        made = made._replace(written=stamp or _stamp(self.out / made.mask))
+        if written or made != before:
+            _note(self.path, made)
+
+    def write_tables(self, write: Callable[[list[Made]], None]) -> None:
+        """Call `write` with what was made by other runs of this student and is there as it was written.
+
+        Of several runs that end at once, each notes that it is about to write; who finds such a line after its own
+        writing writes again. So the last to write knew the masks of all.
+        """
+        _append(self.path, CLOSED)
+        seen = 0
+        while (closed := self.path.read_bytes().count(CLOSED)) != seen:
+            seen = closed
+            write(self._others())
+
+    def _others(self) -> list[Made]:
+        own = {one.mask for one in self.wanted.values()}
+        foreign = (
+            one for one in _read(self.path).values() if one.mask not in own and one.source not in self.unreadable
+        )
+        made = (one for one in foreign if one.state == DONE and one.student == self.student and one.areas)
+        return [one for one in made if one.written == _stamp(self.out / one.mask)]
 
 
 def _made(out: Path, student: str, extras: Extras, source: Source) -> Made | None:
@@ -124,7 +154,10 @@ def _read(path: Path) -> dict[str, Made]:
 
 
 def _note(path: Path, made: Made) -> None:
-    line = json.dumps(made._asdict()).encode() + b"\n"
+    _append(path, json.dumps(made._asdict()).encode() + b"\n")
+
+
+def _append(path: Path, line: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
