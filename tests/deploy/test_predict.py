@@ -187,6 +187,21 @@ def test_broken_images_are_reported_and_the_others_predicted(folder, images, tmp
     assert areas(tmp_path / "none") == []
 
 
+def test_an_image_that_memory_does_not_hold_is_reported_and_the_others_predicted(folder, images, tmp_path, monkeypatch):
+    predictor, said = open_predictor(folder), "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."
+    forward = predictor.student.forward
+
+    def short(image, modality=None):
+        if image.shape == (70, 33, 3):
+            raise RuntimeError(said + "\nat line 1")
+        return forward(image)
+
+    monkeypatch.setattr(predictor.student, "forward", short)
+    ((path, message),) = predict_files(predictor, [images], tmp_path / "out").failed
+    assert (path.name, len(areas(tmp_path / "out"))) == ("b.png", 4)
+    assert f"b.png: micro cannot predict an image of 33x70 ({said} at line 1); predict it in tiles" in message
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_a_name_that_is_not_utf_8_is_reported_and_the_others_predicted(folder, images, tmp_path):
     os.rename(images / "b.png", os.fsencode(images) + b"/b\xff.png")
