@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segdistill.api import use
 from segdistill.deploy import stages as module
 from segdistill.deploy import tables
 from segdistill.deploy.artefact import save_student
 from segdistill.deploy.predict import predict_files
 from segdistill.deploy.predicted import PREDICTED, Made
 from segdistill.deploy.predictor import Prediction, open_predictor
+from segdistill.deploy.routing import Route
 from segdistill.deploy.stages import Extras
 from segdistill.types import UserError
 
@@ -133,8 +135,6 @@ def test_several_at_once_give_the_same_files(kind, folder, images, tmp_path, mon
 
 
 def test_a_folder_of_one_image_gets_all_cores(folder, images, tmp_path, monkeypatch):
-    from segdistill.api import use
-
     file, opened = exported(folder, tmp_path / "student.onnx"), []
 
     def opening(*given, **how):
@@ -200,6 +200,21 @@ def test_an_image_that_memory_does_not_hold_is_reported_and_the_others_predicted
     ((path, message),) = predict_files(predictor, [images], tmp_path / "out").failed
     assert (path.name, len(areas(tmp_path / "out"))) == ("b.png", 4)
     assert f"b.png: micro cannot predict an image of 33x70 ({said} at line 1); predict it in tiles" in message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such names")
+def test_names_move_no_cursor(folder, images, tmp_path, monkeypatch, capsys):
+    """Of an image that fails in the network, and of one whose modality is unsure."""
+    (images / "b.png").rename(images / "b\x1b[2J\nc.png")
+    predictor = open_predictor(folder)
+    monkeypatch.setattr(predictor.student, "forward", None)
+    failed = predict_files(predictor, [images], tmp_path / "out").failed
+    assert all(message.isprintable() for _, message in failed)
+    assert "b\\x1b[2J\\nc.png" in failed[1][1]
+    use._warn_of_unsure([Route("b\x1b[2J\nc", "da\x1brk", 0.5)], tmp_path)
+    said = capsys.readouterr().out
+    assert "b\\x1b[2J\\nc was predicted as da\\x1brk" in said
+    assert said.replace("\n", "").isprintable()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")

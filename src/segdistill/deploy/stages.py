@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..formats import replacing, write_image
 from ..formats.overlay import montage, overlay
-from ..types import UserError
+from ..types import UserError, one_line
 from .card import Card
 from .predictor import Predictor
 from .routing import Route, modality_number, route_of
@@ -94,7 +94,7 @@ def _predict(predictor: Predictor, order: Order, told: int | None, numbered: tup
     try:
         result = predict_slices(predictor, slices, tile=extras.tile, probabilities=extras.probabilities, modality=told)
     except UserError as error:
-        return Outcome(number, error=f"{source.files[0]}: {error}")
+        return Outcome(number, error=one_line(f"{source.files[0]}: {error}"))
     try:
         if source.name.as_posix() in order.unknown:
             require_equal(target.mask, result.labels, source, card)
