@@ -76,6 +76,8 @@ def test_a_pickle_in_the_place_of_the_weights_is_not_run(folder, tmp_path):
         ({"fit": "crop"}, "crop"),
         ({"classes": ["background"]}, "1 classes and 2 colours"),
         ({"colours": [[0, 0], [1, 1]]}, "student.json"),
+        ({"colours": [[0, 0, 0], [300, 0, 0]]}, "each 0 to 255"),
+        ({"colours": [[0, 0, 0], [0, -1, 0]]}, "each 0 to 255"),
         ({"arguments": {"classes": 3}}, "weights are not of this 'micro'"),
         ({"arguments": {"depth": 3}}, "no 'micro' can be built"),
         ({"name": "vgg"}, "student 'vgg' does not exist"),
