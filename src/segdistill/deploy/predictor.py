@@ -70,8 +70,10 @@ def open_predictor(path: Path, device: str = "cpu", threads: int | None = None, 
             each with its share of the cores.
 
     Raises:
-        UserError: a path that is neither, a damaged student, or a device that is not there.
+        UserError: a path that is neither, a damaged student, a device that is not there, or no thread.
     """
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads {threads}: needed 1 or more; leave it out for as many as there are cores")
     if path.suffix.lower() == ".onnx" and path.is_file():
         return OnnxPredictor(path, device, threads, images=images)
     if path.suffix.lower() == ".xml" and path.is_file():
