@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from segdistill.deploy.artefact import load_student, save_student
 from segdistill.types import UserError
@@ -111,6 +112,21 @@ def test_damaged_files_are_one_line(folder, tmp_path):
         load_student(folder)
     with pytest.raises(UserError, match="is not a student"):
         load_student(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder, card, network, value):
+    """When they are opened, as by predict, and when they are saved: an earlier student stays."""
+    before, broken = contents(folder), network(card())
+    broken.head.weight.data[0, 0, 0, 0] = value
+    with pytest.raises(UserError, match=r"1 tensors are not finite, first head\.weight"):
+        save_student(folder, broken, card())
+    assert contents(folder) == before
+    content = save(broken.state_dict())
+    (folder / "student.safetensors").write_bytes(content)
+    edit(folder, weights_sha256=hashlib.sha256(content).hexdigest())
+    with pytest.raises(UserError, match="nothing can be predicted with them; take another copy"):
+        load_student(folder)
 
 
 def test_the_run_folder_is_answered_with_its_student(folder):
