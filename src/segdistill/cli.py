@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .engine.interrupt import Interrupted
+from .engine.interrupt import Interrupted, sigterm_raised
 from .parsing import call, chosen_method, normalised, parse, parser_of
 from .types import UserError
 
@@ -184,7 +184,8 @@ def _export(words: list[str]) -> int:
     parser.add_argument(
         "--images", nargs="+", default=[], help="images to calibrate int8 and to compare on; fp32 also does without"
     )
-    call(parser, export, words)
+    with sigterm_raised():
+        call(parser, export, words)
     return 0
 
 
