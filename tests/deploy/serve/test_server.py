@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import tempfile
 import threading
@@ -97,6 +98,15 @@ def test_health_and_figures(bright, png, start):
     assert client.figure('segdistill_request_seconds_bucket{le="+Inf",path="/mask"}') == 4
     assert client.figure("segdistill_queue_places") == 4
     assert client.figure("segdistill_queue_length") == 0
+
+
+def test_monitors_may_ask_for_the_head_alone(bright, start):
+    client = start(bright, token=TOKEN)
+    for path in ("/health", "/"):
+        reply = client.ask("HEAD", path)
+        assert (reply.status, reply.body) == (200, b"")
+    assert client.ask("HEAD", "/model").status == 401
+    assert client.ask("HEAD", "/mask", Authorization=f"Bearer {TOKEN}").status == 405
 
 
 # --- whom it refuses ------------------------------------------------------------------------------------------------
@@ -345,6 +355,22 @@ def test_an_upload_that_never_comes_gives_its_place_back(bright, png, start):
     reply = reply_on(client.raw("POST /mask HTTP/1.1", f"Content-Type: {KIND}", "Content-Length: 5000"))
     assert reply.status == 408
     assert "took too long" in reply.error
+    assert client.post("/mask", png).status == 200
+
+
+def test_who_sends_no_whole_head_is_cut_off(bright, png, start):
+    """At the first request of a connection, and at a later one."""
+    client = start(bright, max_seconds=1)
+    silent, half = (socket.create_connection(("127.0.0.1", client.port), timeout=10) for _ in range(2))
+    later = client.raw("GET /health HTTP/1.1")
+    with silent, half, later:
+        half.sendall(b"GET /health HTTP/1.1\r\n")
+        answer = b""
+        while not answer.endswith(b'{"status":"ok"}'):
+            answer += later.recv(1000)
+        later.sendall(b"GET /health HTTP/1.1\r\n")
+        for connection in (silent, half, later):
+            assert connection.recv(1000) == b""  # its end
     assert client.post("/mask", png).status == 200
 
 
