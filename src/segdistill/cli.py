@@ -191,11 +191,12 @@ def _export(words: list[str]) -> int:
 
 def _serve(words: list[str]) -> int:
     """Answer images over HTTP."""
-    from .api.serve import serve
+    from .api.serve import leave, serve
 
     parser = parser_of("serve", "Show a page to drop images on, and answer images with masks, overlays and areas.")
     parser.add_argument("student", help="a student's or run's folder, or a file of export")
     call(parser, serve, words)
+    leave()
     return 0
 
 
