@@ -48,6 +48,7 @@ def files(module_path):
     torch.save({k: v for k, v in trio(2).items() if "VNet" not in k}, folder / "half.pth")
     torch.save({k: v for k, v in trio(2).items() if "out_conv" not in k}, folder / "headless.pth")
     torch.save(trio(2) | {"VNet.block_ten.conv.0.weight": torch.zeros(1)}, folder / "odd.pth")
+    torch.save({"UNet.out_conv.bias": torch.zeros(1).as_strided((10**9,), (0,))}, folder / "endless.pth")
     (folder / "text.pth").write_text("no weights", encoding="utf-8")
     return folder
 
@@ -126,6 +127,7 @@ def test_the_student_predicts_as_any(files, tmp_path):
         (["knowsam", "half.pth"], "holds no KnowSAM trio"),
         (["knowsam", "headless.pth"], "holds no KnowSAM trio"),
         (["knowsam", "odd.pth"], "holds no KnowSAM trio"),
+        (["knowsam", "endless.pth"], "1000000000 classes, needed 2 to 255"),
         (["knowsam", "text.pth"], "text.pth"),
         (["knowsam", "missing.pth"], "missing.pth is not a file"),
         (["knowsam", "SGDL2.pth", "SGDL4.pth"], "takes one file"),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .engine.interrupt import Interrupted
+from .engine.interrupt import Interrupted, sigterm_raised
 from .parsing import call, chosen_method, normalised, parse, parser_of
 from .types import UserError
 
@@ -184,17 +184,19 @@ def _export(words: list[str]) -> int:
     parser.add_argument(
         "--images", nargs="+", default=[], help="images to calibrate int8 and to compare on; fp32 also does without"
     )
-    call(parser, export, words)
+    with sigterm_raised():
+        call(parser, export, words)
     return 0
 
 
 def _serve(words: list[str]) -> int:
     """Answer images over HTTP."""
-    from .api.serve import serve
+    from .api.serve import leave, serve
 
     parser = parser_of("serve", "Show a page to drop images on, and answer images with masks, overlays and areas.")
     parser.add_argument("student", help="a student's or run's folder, or a file of export")
     call(parser, serve, words)
+    leave()
     return 0
 
 

@@ -22,7 +22,12 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """What a terminal shows and does not obey: line breaks and escapes as Python writes them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Batch(NamedTuple):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from segdistill.deploy.artefact import load_student, save_student
 from segdistill.types import UserError
@@ -76,6 +77,8 @@ def test_a_pickle_in_the_place_of_the_weights_is_not_run(folder, tmp_path):
         ({"fit": "crop"}, "crop"),
         ({"classes": ["background"]}, "1 classes and 2 colours"),
         ({"colours": [[0, 0], [1, 1]]}, "student.json"),
+        ({"colours": [[0, 0, 0], [300, 0, 0]]}, "each 0 to 255"),
+        ({"colours": [[0, 0, 0], [0, -1, 0]]}, "each 0 to 255"),
         ({"arguments": {"classes": 3}}, "weights are not of this 'micro'"),
         ({"arguments": {"depth": 3}}, "no 'micro' can be built"),
         ({"name": "vgg"}, "student 'vgg' does not exist"),
@@ -109,6 +112,21 @@ def test_damaged_files_are_one_line(folder, tmp_path):
         load_student(folder)
     with pytest.raises(UserError, match="is not a student"):
         load_student(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder, card, network, value):
+    """When they are opened, as by predict, and when they are saved: an earlier student stays."""
+    before, broken = contents(folder), network(card())
+    broken.head.weight.data[0, 0, 0, 0] = value
+    with pytest.raises(UserError, match=r"1 tensors are not finite, first head\.weight"):
+        save_student(folder, broken, card())
+    assert contents(folder) == before
+    content = save(broken.state_dict())
+    (folder / "student.safetensors").write_bytes(content)
+    edit(folder, weights_sha256=hashlib.sha256(content).hexdigest())
+    with pytest.raises(UserError, match="nothing can be predicted with them; take another copy"):
+        load_student(folder)
 
 
 def test_the_run_folder_is_answered_with_its_student(folder):

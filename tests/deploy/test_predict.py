@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -10,11 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segdistill.api import use
 from segdistill.deploy import stages as module
+from segdistill.deploy import tables
 from segdistill.deploy.artefact import save_student
 from segdistill.deploy.predict import predict_files
-from segdistill.deploy.predicted import PREDICTED
+from segdistill.deploy.predicted import PREDICTED, Made
 from segdistill.deploy.predictor import Prediction, open_predictor
+from segdistill.deploy.routing import Route
 from segdistill.deploy.stages import Extras
 from segdistill.types import UserError
 
@@ -130,8 +135,6 @@ def test_several_at_once_give_the_same_files(kind, folder, images, tmp_path, mon
 
 
 def test_a_folder_of_one_image_gets_all_cores(folder, images, tmp_path, monkeypatch):
-    from segdistill.api import use
-
     file, opened = exported(folder, tmp_path / "student.onnx"), []
 
     def opening(*given, **how):
@@ -182,6 +185,46 @@ def test_broken_images_are_reported_and_the_others_predicted(folder, images, tmp
     only = predict_files(open_predictor(folder), [images / "empty.png"], tmp_path / "none")
     assert (only.written, len(only.failed)) == (0, 1)
     assert areas(tmp_path / "none") == []
+
+
+def test_an_image_that_memory_does_not_hold_is_reported_and_the_others_predicted(folder, images, tmp_path, monkeypatch):
+    predictor, said = open_predictor(folder), "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."
+    forward = predictor.student.forward
+
+    def short(image, modality=None):
+        if image.shape == (70, 33, 3):
+            raise RuntimeError(said + "\nat line 1")
+        return forward(image)
+
+    monkeypatch.setattr(predictor.student, "forward", short)
+    ((path, message),) = predict_files(predictor, [images], tmp_path / "out").failed
+    assert (path.name, len(areas(tmp_path / "out"))) == ("b.png", 4)
+    assert f"b.png: micro cannot predict an image of 33x70 ({said} at line 1); predict it in tiles" in message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such names")
+def test_names_move_no_cursor(folder, images, tmp_path, monkeypatch, capsys):
+    """Of an image that fails in the network, and of one whose modality is unsure."""
+    (images / "b.png").rename(images / "b\x1b[2J\nc.png")
+    predictor = open_predictor(folder)
+    monkeypatch.setattr(predictor.student, "forward", None)
+    failed = predict_files(predictor, [images], tmp_path / "out").failed
+    assert all(message.isprintable() for _, message in failed)
+    assert "b\\x1b[2J\\nc.png" in failed[1][1]
+    use._warn_of_unsure([Route("b\x1b[2J\nc", "da\x1brk", 0.5)], tmp_path)
+    said = capsys.readouterr().out
+    assert "b\\x1b[2J\\nc was predicted as da\\x1brk" in said
+    assert said.replace("\n", "").isprintable()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf_8_is_reported_and_the_others_predicted(folder, images, tmp_path):
+    os.rename(images / "b.png", os.fsencode(images) + b"/b\xff.png")
+    summary = predict_files(open_predictor(folder), [images], tmp_path / "out")
+    ((_, message),) = summary.failed
+    assert message.endswith("b\\udcff.png: its name is not valid text; rename it")
+    assert [row["image"] for row in areas(tmp_path / "out")] == ["a", "a", "sub/a", "sub/a"]
+    assert set(files(tmp_path / "out")) == {"a.png", "sub/a.png", "areas.csv"}
 
 
 def test_output_inside_the_input_is_not_predicted_again(folder, images):
@@ -278,6 +321,60 @@ def test_a_mask_of_unknown_origin_is_never_replaced_by_another(folder, other, im
     assert predict_files(open_predictor(folder), [images], out, overwrite=True)[:2] == (3, 0)
 
 
+@pytest.mark.parametrize("asked", [Extras(), Extras(overlays=True), Extras(tile=True)], ids=["same", "more", "other"])
+def test_a_mask_that_was_corrected_by_hand_is_kept_and_named(folder, images, tmp_path, asked):
+    """Whatever the next run is asked; also by one that was stopped after it had begun."""
+    out = predict_into(folder, images, tmp_path / "out")
+    corrected = 1 - np.asarray(Image.open(out / "b.png"))
+    Image.fromarray(corrected).save(out / "b.png")
+
+    def dying(done, total, path):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(open_predictor(folder), [images], out, asked, on_progress=dying)
+    for _ in range(2):
+        ((path, message),) = predict_files(open_predictor(folder), [images], out, asked).failed
+        assert path.name == "b.png"
+        assert message.endswith("another output folder (it was changed since it was predicted, and is kept)")
+        np.testing.assert_array_equal(np.asarray(Image.open(out / "b.png")), corrected)
+    assert predict_files(open_predictor(folder), [images], out, asked, overwrite=True).failed == []
+
+
+def test_a_mask_that_is_corrected_after_a_run_was_stopped_is_kept(folder, images, tmp_path):
+    """It was about to be replaced, but was not."""
+    out = predict_into(folder, images, tmp_path / "out")
+    lines = (out / PREDICTED).read_bytes().splitlines(keepends=True)
+
+    def dying(done, total, path):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(open_predictor(folder), [images], out, Extras(tile=True), on_progress=dying)
+    corrected = 1 - np.asarray(Image.open(out / "b.png"))
+    Image.fromarray(corrected).save(out / "b.png")
+    (message,) = (text for _, text in predict_files(open_predictor(folder), [images], out, Extras(tile=True)).failed)
+    assert "and is kept" in message
+    assert len(lines) < len((out / PREDICTED).read_bytes().splitlines())
+    np.testing.assert_array_equal(np.asarray(Image.open(out / "b.png")), corrected)
+
+
+def test_a_mask_that_was_touched_is_this_student_s_all_the_same(folder, images, tmp_path):
+    out = predict_into(folder, images, tmp_path / "out")
+    os.utime(out / "b.png", ns=(1, 1))
+    assert predict_files(open_predictor(folder), [images], out) == (1, 2, [], [])
+    assert predict_files(open_predictor(folder), [images], out) == (0, 3, [], [])
+
+
+def test_lines_of_an_earlier_version_do_not_say_what_was_written(folder, other, images, tmp_path):
+    out = predict_into(folder, images, tmp_path / "out")
+    lines = [json.loads(line) for line in (out / PREDICTED).read_text(encoding="utf-8").splitlines()]
+    old = [{key: line[key] for key in Made._fields[:7]} for line in lines if "mask" in line]
+    (out / PREDICTED).write_text("".join(json.dumps(line) + "\n" for line in old), encoding="utf-8")
+    assert predict_files(open_predictor(folder), [images], out) == (0, 3, [], [])
+    assert predict_files(open_predictor(other), [images], out) == (3, 0, [], [])
+
+
 def predict_into(student, images, out):
     assert predict_files(open_predictor(student), [images], out)[:2] == (3, 0)
     return out
@@ -289,10 +386,54 @@ def test_a_mask_that_a_killed_run_began_is_its_own(folder, other, images, tmp_pa
     lines = (out / PREDICTED).read_bytes().splitlines(keepends=True)
     begun = [line for line in lines if json.loads(line)["state"] == "begun"]
     assert len(begun) == 3
-    (out / PREDICTED).write_bytes(b"".join(begun) + b"[1]\n\xff{\n" + lines[-1][:-40])
+    (out / PREDICTED).write_bytes(b"".join(begun) + b"[1]\n\xff{\n" + lines[-2][:-40])
     assert predict_files(open_predictor(folder), [images], out) == (3, 0, [], [])
     assert files(out) == files(predict_into(folder, images, tmp_path / "whole"))
     assert predict_files(open_predictor(folder), [images], out) == (0, 3, [], [])
+
+
+def test_the_table_names_the_masks_of_earlier_calls_too(folder, other, images, tmp_path):
+    """Of those that are there as this student wrote them; as one call would have sorted them."""
+    predictor, out = open_predictor(folder), tmp_path / "out"
+    Image.open(images / "a.png").save(images / "a-1.png")  # "a-1.png" < "a.png", but "a" < "a-1"
+    one, two, three = images / "a-1.png", images / "a.png", images / "b.png"
+    predict_files(predictor, [one, two, three], tmp_path / "whole")
+    for given in ([one, three], [two], [one]):
+        predict_files(predictor, given, out)
+    assert files(out) == files(tmp_path / "whole")
+    predict_files(open_predictor(other), [one], out)
+    assert [row["image"] for row in areas(out)] == ["a-1"] * 2
+    (out / "b.png").unlink()
+    predict_files(predictor, [images / "sub"], out)  # replaces a.png, as of another file
+    assert [(row["image"], row["source"]) for row in areas(out)] == [("a", str(images / "sub" / "a.png"))] * 2
+    predict_files(predictor, [one], out, overwrite=True)
+    Image.fromarray(1 - np.asarray(Image.open(out / "a.png"))).save(out / "a.png")  # by hand
+    predict_files(predictor, [three], out)
+    assert [row["image"] for row in areas(out)] == ["a-1", "a-1", "b", "b"]
+
+
+def test_the_table_says_of_which_file_each_line_is(folder, images, tmp_path):
+    """Also where results of equal names were numbered."""
+    predict_files(open_predictor(folder), [images / "a.png", images / "sub" / "a.png"], tmp_path / "out")
+    for row in areas(tmp_path / "out"):
+        pixels = np.asarray(Image.open(row["source"])).shape
+        assert np.asarray(Image.open(tmp_path / "out" / f"{row['image']}.png")).shape == pixels[:2]
+    assert list(areas(tmp_path / "out")[0])[:5] == ["image", "class", "pixels", "fraction", "mm2_or_mm3"]
+
+
+def test_runs_that_end_at_once_lose_no_line_of_each_other(folder, images, tmp_path, monkeypatch):
+    """The second one ends while the first one, which does not know of its mask yet, writes the table."""
+    out, write, started = tmp_path / "out", tables._write, []
+
+    def meanwhile(path, *what):
+        if not started:
+            started.append(path)
+            assert predict_files(open_predictor(folder), [images / "b.png"], out)[:2] == (1, 0)
+        write(path, *what)
+
+    monkeypatch.setattr(tables, "_write", meanwhile)
+    predict_files(open_predictor(folder), [images / "a.png"], out)
+    assert [row["image"] for row in areas(out)] == ["a", "a", "b", "b"]
 
 
 def test_two_runs_predict_into_one_folder_at_once(folder, images, tmp_path):

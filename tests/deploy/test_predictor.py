@@ -30,6 +30,15 @@ def test_onnx_predicts_what_torch_predicts(unet_folder, onnx_file, image, shape)
         assert (first.labels != a.raw(image(*shape)).labels).any()
 
 
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_thread_is_one_line(folder, tmp_path, threads):
+    for name in ("a.onnx", "a.xml"):
+        (tmp_path / name).touch()
+    for student in (folder, tmp_path / "a.onnx", tmp_path / "a.xml"):
+        with pytest.raises(UserError, match=f"--threads {threads}: needed 1 or more"):
+            open_predictor(student, threads=threads)
+
+
 def test_any_layout_of_the_array_is_taken(folder, image):
     predictor = open_predictor(folder)
     turned = image(40, 50)[::-1, ::-1]

@@ -126,6 +126,23 @@ def test_a_second_run_keeps_what_was_decided_and_a_new_word_redoes_it(predictors
     assert {row["modality"] for row in table(out).values()} == {"bright"}
 
 
+def test_the_table_keeps_what_other_images_were_taken_for(predictors, images, tmp_path):
+    """Told otherwise of one image, and not of the others; two runs at once, of which one ends first."""
+    predictor, out = predictors[0], tmp_path / "out"
+    predict_files(predictor, [images], tmp_path / "whole")
+
+    def meanwhile(*_):
+        assert predict_files(predictor, [images / "between.png"], out)[:2] == (1, 0)
+
+    predict_files(predictor, [images / "bright.png"], out, modality="bright")
+    predict_files(predictor, [images / "dark.png"], out, on_progress=meanwhile)
+    assert list(table(out)) == ["between", "bright", "dark"]
+    assert [table(out)[name] for name in ("between", "dark")] == [
+        table(tmp_path / "whole")[name] for name in ("between", "dark")
+    ]
+    assert predict_files(predictor, [images], out)[:2] == (0, 3)
+
+
 def test_a_killed_run_leaves_what_it_decided(predictors, images, tmp_path, monkeypatch):
     out, calls = tmp_path / "out", []
     predict_files(predictors[0], [images], tmp_path / "whole")

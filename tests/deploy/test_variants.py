@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import pytest
 from helpers import assert_batches
 from PIL import Image
 
+from segdistill.cli import main
 from segdistill.deploy import variants
 from segdistill.deploy.artefact import read_card
 from segdistill.deploy.low_precision import metadata
@@ -218,3 +220,23 @@ def test_the_cost_is_that_of_a_process(onnx_file):
     cost = measure(onnx_file)
     assert 0 < cost.ms < 1000
     assert cost.peak is None or 3e7 < cost.peak < 4e8  # without torch
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it ends a process without asking it")
+def test_sigterm_leaves_nothing_half_written(folder, tmp_path, monkeypatch, capsys):
+    def stopped(*given, **how):
+        given[1].write_bytes(b"half")
+        assert [path.name[:3] for path in tmp_path.iterdir() if path != folder] == [".a."]
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(variants, "export_onnx", stopped)
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *signalled: heard.append(signalled))  # else it would end the tests
+    try:
+        assert main(["export", str(folder), "-o", str(tmp_path / "a.onnx")]) == 128 + signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(heard) == 1  # and none of the first one
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "segdistill: stopped\n"
+    assert [*tmp_path.iterdir()] == [folder]

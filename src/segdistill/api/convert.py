@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Family = Literal["knowsam", "kdas", "esp_medsam"]
 SIZES = {"knowsam": 256, "kdas": 352, "esp_medsam": 1024}  # input of the released networks, both sides
+MOST = 255  # classes of a student: a mask holds them in bytes
 LICENCE = "not stated here: that of the converted weights applies"
 
 
@@ -98,8 +99,8 @@ def _knowsam(path: Path) -> tuple[nn.Module, int]:
         classes = len(state["unet.head.bias"])
     except (KeyError, TypeError) as error:
         raise UserError(refusal.format(f"without {error}")) from None
-    if classes < 2:
-        raise UserError(refusal.format(f"{classes} class"))
+    if not 2 <= classes <= MOST:  # before a network of as many is built: a tensor may say any number in a few bytes
+        raise UserError(refusal.format(f"{classes} classes, needed 2 to {MOST}"))
     network = build_student("knowsam_trio", classes=classes, corrects=False)
     own = network.state_dict()
     state = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")} | state  # old files lack these counters

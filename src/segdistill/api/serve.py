@@ -10,9 +10,12 @@ import numpy as np
 
 from ..deploy.predictor import open_predictor
 from ..deploy.serve.limits import Limits, token_for
+from ..deploy.serve.worker import leave
 from ..types import UserError
 from .terminal import console
 from .use import student_path
+
+__all__ = ["leave", "serve"]
 
 LIBRARIES = {
     "fastapi": "fastapi",

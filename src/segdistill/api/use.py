@@ -14,6 +14,7 @@ from ..deploy.predictor import open_predictor
 from ..deploy.routing import ROUTING, Route
 from ..deploy.sources import find_sources
 from ..deploy.stages import Engine, Extras
+from ..types import one_line
 from .terminal import bar, console
 
 SHOWN = 5  # images of uncertain modality that are named on the terminal
@@ -49,7 +50,7 @@ def predict(
         modality: What made the images, as the student names it. None: a student with controllers per modality finds it
             itself; routing.csv says which, and where it was not sure.
         overwrite: Predict again what is there already. Without it masks of the same file, student and options are kept,
-            and no mask of unknown origin is replaced.
+            and no mask of unknown origin, or changed since, is replaced.
         engine: local: this process. ray: the actors of a Ray cluster, each with a predictor of its own (extra `ray`):
             the one of RAY_ADDRESS, else one that runs here, else one that is started for this. The same files come out.
         device: cpu or cuda.
@@ -93,12 +94,10 @@ def _engine(name: str, student: Path, device: str, threads: int | None) -> Engin
 def _warn_of_unsure(unsure: Sequence[Route], out: Path) -> None:
     """A line for each of the first few; then how many there are and what to do."""
     for route in unsure[:SHOWN]:
-        console.print(
-            f"unsure: {route.image} was predicted as {route.modality}, of which the student is only "
-            f"{route.confidence:.0%} sure",
-            markup=False,
-            style="yellow",
+        said = (
+            f"{route.image} was predicted as {route.modality}, of which the student is only {route.confidence:.0%} sure"
         )
+        console.print(f"unsure: {one_line(said)}", markup=False, style="yellow")
     if unsure:
         console.print(
             f"warning: unsure of the modality of {len(unsure)} images or volumes, all listed in {out / ROUTING}; "

@@ -87,6 +87,7 @@ def load_student(path: Path, device: str = "cpu") -> Student:
 
     card, sha256 = read_card(path)
     weights = _weights(path, sha256)
+    _require_finite(weights, path / WEIGHTS)
     _require_device(device)
     with torch.random.fork_rng(devices=[]):  # random initial weights must not disturb a training run
         try:
@@ -156,6 +157,16 @@ def _weights(path: Path, sha256: str) -> dict[str, Tensor]:
         return load(content)
     except SafetensorError as error:
         raise UserError(f"{path / WEIGHTS} is not a safetensors file ({_line(error)}); copy it again") from None
+
+
+def _require_finite(weights: dict[str, Tensor], path: Path) -> None:
+    """One weight that is not makes all that is predicted so, and NaN is above no threshold: all would be background."""
+    wrong = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise UserError(
+            f"{path}: {len(wrong)} tensors are not finite, first {wrong[0]}: nothing can be predicted with them; "
+            "take another copy, or train again"
+        )
 
 
 def _require_device(device: str) -> None:

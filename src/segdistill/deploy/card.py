@@ -49,6 +49,8 @@ class Card:
         """Checks what a hand-edited file gets wrong."""
         if not 2 <= len(self.classes) <= 255 or len(self.colours) != len(self.classes):
             raise ValueError(f"{len(self.classes)} classes and {len(self.colours)} colours; needed 2 to 255, as many")
+        if not all(0 <= part <= 255 for colour in self.colours for part in colour):
+            raise ValueError(f"colours {self.colours}; needed red, green and blue, each 0 to 255")
         if len(self.size) != 2 or not all(1 <= side <= MAX_SIDE for side in self.size):
             raise ValueError(f"size {self.size}; needed (height, width), each up to {MAX_SIDE}")
         if self.neighbours not in (0, 1):

@@ -131,7 +131,7 @@ class OpenVinoPredictor:
         given = {"image": np.ascontiguousarray(image)[None]}
         if self.routes:
             given["modality"] = np.array([-1 if modality is None else modality])
-        with computing(self.path, image):
+        with computing(self.path.name, image):
             if not hasattr(self.own, "request"):
                 self.own.request = self.model.create_infer_request()
             found = self.own.request.infer(given)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..formats import replacing
 from ..types import UserError
 from .predicted import Ledger
 from .predictor import Predictor
-from .routing import ROUTING, UNSURE, Route, modality_number, note_route, read_routes, write_routes
+from .routing import ROUTING, UNSURE, Route, modality_number, note_route, read_routes, route_line, write_routes
 from .sources import Source, find_sources
-from .stages import Engine, Extras, Order, csv_lines, predict_sources, targets_of
-
-AREAS = "areas.csv"
-COLUMNS = ("image", "class", "pixels", "fraction", "mm2_or_mm3")
+from .stages import Engine, Extras, Order, predict_sources, targets_of
+from .tables import Lines, lines_of, write_tables
 
 
 class PredictSummary(NamedTuple):
@@ -50,7 +47,8 @@ def predict_found(
 ) -> PredictSummary:
     """Predict each image or volume and write its files into `out`; `areas.csv` there covers all, those skipped too.
 
-    Of a student that tells modalities apart, `routing.csv` says which one each image or volume was predicted as.
+    The table keeps the lines of masks that earlier calls with this student left in `out`, as long as they are as they
+    were. Of a student that tells modalities apart, `routing.csv` says which one each image or volume was predicted as.
 
     Args:
         predictor: Of `open_predictor`.
@@ -63,7 +61,7 @@ def predict_found(
         modality: Of all the images; None: the student finds it, once for a volume or a tiled image.
         overwrite: Predict again what has all its files already; without it such a source is skipped, unless its files,
             the student, `tile` or the modality told are others than predicted.jsonl and routing.csv say of them. A mask
-            of which they say nothing is never replaced by another.
+            of which they say nothing, or that was changed since, is never replaced by another.
         engine: What does the work, in place of this process: see `ray_engine`. Results are the same.
         on_progress: Called after each source with (number done, number of all, its first file).
 
@@ -76,39 +74,41 @@ def predict_found(
     extras = extras or Extras()
     modality_number(predictor, modality)
     _require_sources_kept(sources, out, extras)
-    routes = _valid_routes(out / ROUTING, modality, overwrite) if predictor.routes else {}
+    names = [source.name.as_posix() for source in sources]
+    routes = _valid_routes(out / ROUTING, {*names}, modality, overwrite) if predictor.routes else {}
     ledger = Ledger(out, predictor.identity, extras, sources, overwrite=overwrite)
     kept = ledger.kept & routes.keys() if predictor.routes else ledger.kept
-    order = Order(out, extras, modality, kept, ledger.unknown)
-    rows, counts, failed = [""] * len(sources), Counter[bool](), {}
+    order = Order(out, extras, modality, kept, ledger.unknown, ledger.changed)
+    lines, counts, failed = dict[int, Lines](), Counter[bool](), {}
     run = engine or partial(predict_sources, predictor)
     with closing(run(ledger.begun(sources), order)) as outcomes:
         for done, outcome in enumerate(outcomes, start=1):
             source = sources[outcome.number]
+            if outcome.route:
+                routes[outcome.route.image] = outcome.route
+                note_route(out / ROUTING, outcome.route)
             if outcome.error is not None:
                 failed[outcome.number] = (source.files[0], outcome.error)
             else:
                 counts[outcome.written] += 1
-                rows[outcome.number] = outcome.areas
-            if outcome.route:
-                routes[outcome.route.image] = outcome.route
-                note_route(out / ROUTING, outcome.route)
-            if outcome.written:
-                ledger.done(source)
+                found = lines_of(source, outcome.areas, route_line(routes.get(names[outcome.number])))
+                ledger.done(source, found.areas, found.route, written=outcome.written)
+                lines[outcome.number] = found
             if on_progress:
                 on_progress(done, len(sources), source.files[0])
-    _write_areas(out / AREAS, rows)
-    used = [routes[name] for source in sources if (name := source.name.as_posix()) in routes]
-    if predictor.routes:
-        write_routes(out / ROUTING, used)
-    unsure = [route for route in used if route.decided_by == UNSURE]
+    write_tables(out, ledger, [lines[number] for number in sorted(lines)], routes=predictor.routes)
+    unsure = [routes[name] for name in names if name in routes and routes[name].decided_by == UNSURE]
     return PredictSummary(counts[True], counts[False], [failed[number] for number in sorted(failed)], unsure)
 
 
-def _valid_routes(path: Path, modality: str | None, overwrite: bool) -> dict[str, Route]:
-    """What earlier runs noted and this one keeps; the rest leaves the file, so that a stopped run does it again."""
+def _valid_routes(path: Path, names: set[str], modality: str | None, overwrite: bool) -> dict[str, Route]:
+    """What earlier runs noted and this one keeps; the rest leaves the file, so that a stopped run does it again.
+
+    What other images were taken for is none of this run's business.
+    """
     noted = read_routes(path)
-    kept = {name: route for name, route in noted.items() if not overwrite and modality in (None, route.modality)}
+    valid = {name for name, route in noted.items() if not overwrite and modality in (None, route.modality)}
+    kept = {name: route for name, route in noted.items() if name in valid or name not in names}
     if len(kept) < len(noted):
         write_routes(path, kept.values())
     return kept
@@ -125,10 +125,3 @@ def _require_sources_kept(sources: Sequence[Source], out: Path, extras: Extras) 
         for path in (path for path in targets if path is not None):
             if str(path.resolve()).casefold() in images:
                 raise UserError(f"the result {path} would replace the image of that name; choose another output folder")
-
-
-def _write_areas(path: Path, rows: Iterable[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)  # there is none if every image failed
-    with replacing(path) as file:
-        file.write(csv_lines([COLUMNS]).encode())
-        file.writelines(row.encode() for row in rows)

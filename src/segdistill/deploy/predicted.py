@@ -1,7 +1,8 @@
 """Of which files, student and options each mask was made, so that a later run keeps its own masks and no others.
 
 `predicted.jsonl` gets a line before a mask is written and one when all its files are, so that a run that was stopped
-knows its own. Lines are only ever added: several processes may predict into one folder.
+knows its own. Lines are only ever added: several processes may predict into one folder. Where a mask is another file
+than was written, somebody has changed it, and it is theirs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from .stages import Extras, targets_of
 
 PREDICTED = "predicted.jsonl"
 BEGUN, DONE = "begun", "done"
+CLOSED = b'{"state": "closed"}\n'  # a run has noted all its masks, and writes the tables
 
 
 class Made(NamedTuple):
@@ -33,6 +35,9 @@ class Made(NamedTuple):
     tile: str  # "tile" or ""
     extras: str  # what is written beside the mask, in words
     state: str = BEGUN
+    written: str = ""  # size and time of the mask: as written, or of the one that is about to be replaced
+    areas: str = ""  # its lines of areas.csv
+    route: str = ""  # its line of routing.csv
 
     def alike(self, other: Made) -> bool:
         """Whether both are the same result, whatever is written of it."""
@@ -47,38 +52,73 @@ class Ledger:
     """What earlier runs noted of the sources of this one, and what it notes."""
 
     def __init__(self, out: Path, student: str, extras: Extras, sources: Sequence[Source], *, overwrite: bool) -> None:
-        self.path = out / PREDICTED
+        self.out, self.path, self.student = out, out / PREDICTED, student
         self.noted = _read(self.path)
         made = {source.name.as_posix(): _made(out, student, extras, source) for source in sources}
         self.wanted = {name: one for name, one in made.items() if one}
-        self.kept, self.unknown = frozenset[str](), frozenset[str]()  # names of sources
+        self.unreadable = {os.path.abspath(one.files[0]) for one in sources if one.name.as_posix() not in self.wanted}
+        self.kept, self.unknown, self.changed = frozenset[str](), frozenset[str](), frozenset[str]()  # names of sources
         if not overwrite:
-            self.kept = frozenset(name for name, one in self.wanted.items() if self._is_done(one))
-            self.unknown = frozenset(name for name, one in self.wanted.items() if self._is_unknown(out, one))
+            self.changed = frozenset(name for name, one in self.wanted.items() if self._is_changed(one))
+            self.kept = frozenset(name for name, one in self.wanted.items() if self._is_done(one)) - self.changed
+            self.unknown = frozenset(name for name, one in self.wanted.items() if self._is_unknown(one)) | self.changed
 
     def _is_done(self, wanted: Made) -> bool:
         noted = self.noted.get(wanted.mask)
         return noted is not None and noted.holds(wanted)
 
-    def _is_unknown(self, out: Path, wanted: Made) -> bool:
-        return wanted.mask not in self.noted and (out / wanted.mask).exists()
+    def _is_unknown(self, wanted: Made) -> bool:
+        return wanted.mask not in self.noted and (self.out / wanted.mask).exists()
+
+    def _is_changed(self, wanted: Made) -> bool:
+        """Since it was written. Of earlier versions' lines, which do not say what was, nothing is."""
+        noted = self.noted.get(wanted.mask)
+        return noted is not None and noted.written != "" and _stamp(self.out / wanted.mask) not in ("", noted.written)
 
     def begun(self, sources: Sequence[Source]) -> Iterator[tuple[int, Source]]:
         """The sources, numbered; as one is taken, a line says that its mask is about to be this run's."""
         for number, source in enumerate(sources):
             name = source.name.as_posix()
             if name in self.wanted and name not in self.kept | self.unknown:
-                _note(self.path, self.wanted[name])
+                made = self.wanted[name]
+                _note(self.path, made._replace(written=_stamp(self.out / made.mask)))
             yield number, source
 
-    def done(self, source: Source) -> None:
-        """Note that its files are written. What an equal result left beside the mask is of this one too."""
+    def done(self, source: Source, areas: str, route: str, *, written: bool) -> None:
+        """Note that its files are there, `written` now or earlier, and its lines of the tables.
+
+        What an equal result left beside the mask is of this one too.
+        """
         made = self.wanted.get(source.name.as_posix())
         if made is None:
             return
         before = self.noted.get(made.mask)
         extras = {*made.extras.split(), *(before.extras.split() if before and before.alike(made) else ())}
-        _note(self.path, made._replace(extras=" ".join(sorted(extras)), state=DONE))
+        stamp = "" if written or before is None else before.written
+        made = made._replace(extras=" ".join(sorted(extras)), state=DONE, areas=areas, route=route)
+        made = made._replace(written=stamp or _stamp(self.out / made.mask))
+        if written or made != before:
+            _note(self.path, made)
+
+    def write_tables(self, write: Callable[[list[Made]], None]) -> None:
+        """Call `write` with what was made by other runs of this student and is there as it was written.
+
+        Of several runs that end at once, each notes that it is about to write; who finds such a line after its own
+        writing writes again. So the last to write knew the masks of all.
+        """
+        _append(self.path, CLOSED)
+        seen = 0
+        while (closed := self.path.read_bytes().count(CLOSED)) != seen:
+            seen = closed
+            write(self._others())
+
+    def _others(self) -> list[Made]:
+        own = {one.mask for one in self.wanted.values()}
+        foreign = (
+            one for one in _read(self.path).values() if one.mask not in own and one.source not in self.unreadable
+        )
+        made = (one for one in foreign if one.state == DONE and one.student == self.student and one.areas)
+        return [one for one in made if one.written == _stamp(self.out / one.mask)]
 
 
 def _made(out: Path, student: str, extras: Extras, source: Source) -> Made | None:
@@ -94,6 +134,14 @@ def _made(out: Path, student: str, extras: Extras, source: Source) -> Made | Non
     return Made(mask, states[0][0], files, student, "tile" * extras.tile, beside)
 
 
+def _stamp(path: Path) -> str:
+    """Of a file, "" where there is none."""
+    with suppress(OSError):
+        state = path.stat()
+        return f"{state.st_size} {state.st_mtime_ns}"
+    return ""
+
+
 def _read(path: Path) -> dict[str, Made]:
     """The last whole line of each mask."""
     found = {}
@@ -106,7 +154,10 @@ def _read(path: Path) -> dict[str, Made]:
 
 
 def _note(path: Path, made: Made) -> None:
-    line = json.dumps(made._asdict()).encode() + b"\n"
+    _append(path, json.dumps(made._asdict()).encode() + b"\n")
+
+
+def _append(path: Path, line: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .student import Student
 
 BATCH = "images"  # the free dimension of an exported graph
+SMALLER = "predict it in tiles (--tile true), or crop it"  # what helps where memory is short
 LARGE = 4_000_000  # pixels of an image; what smaller ones take is kept for the next
 
 
@@ -69,8 +70,10 @@ def open_predictor(path: Path, device: str = "cpu", threads: int | None = None, 
             each with its share of the cores.
 
     Raises:
-        UserError: a path that is neither, a damaged student, or a device that is not there.
+        UserError: a path that is neither, a damaged student, a device that is not there, or no thread.
     """
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads {threads}: needed 1 or more; leave it out for as many as there are cores")
     if path.suffix.lower() == ".onnx" and path.is_file():
         return OnnxPredictor(path, device, threads, images=images)
     if path.suffix.lower() == ".xml" and path.is_file():
@@ -126,7 +129,7 @@ class TorchPredictor:
         import torch
 
         told = None if modality is None else torch.tensor([modality], device=self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), computing(self.card.name, image, SMALLER):
             run = self.student.routed if self.routes else self.student
             return Prediction(*(part.cpu().numpy() for part in run(self._tensor(image), told)))
 
@@ -134,7 +137,7 @@ class TorchPredictor:
         """As in Predictor."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), computing(self.card.name, image, SMALLER):
             found: NDArray[np.float32] = self.student.route(self._tensor(image)).cpu().numpy()
         return found
 
@@ -188,7 +191,7 @@ class OnnxPredictor:
         given = {"image": self._array(image)}
         if self.routes and modality is not None:
             given["modality"] = np.array([modality])
-        with computing(self.path, image):
+        with computing(self.path.name, image):
             found = self._for(image).run(["labels", "probabilities", *["routing"] * self.routes], given)
             result = Prediction(*(part[0] for part in found))
         return fitting(result, image, self.card, self.path)
@@ -196,7 +199,7 @@ class OnnxPredictor:
     def route(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As in Predictor."""
         given = {"image": self._array(image)}
-        with computing(self.path, image):
+        with computing(self.path.name, image):
             found: NDArray[np.float32] = self.session.run(["routing"], given, self.first_layers)[0][0]
         return found
 
@@ -232,13 +235,15 @@ class OnnxPredictor:
 
 
 @contextmanager
-def computing(path: Path, image: NDArray[np.uint8]) -> Iterator[None]:
+def computing(name: str, image: NDArray[np.uint8], way_out: str = "export it again") -> Iterator[None]:
     """What an engine raises becomes one `UserError`; only the file's name is in it, as serve shows it to others."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # the engines' own errors share no narrower base
         size, reason = f"{image.shape[1]}x{image.shape[0]}", " ".join(str(error).split())[:200]
-        raise UserError(f"{path.name} cannot predict an image of {size} ({reason}); export it again") from error
+        raise UserError(f"{name} cannot predict an image of {size} ({reason}); {way_out}") from error
 
 
 def fitting(found: Prediction, image: NDArray[np.uint8], card: Card, path: Path) -> Prediction:

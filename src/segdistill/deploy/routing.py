@@ -79,6 +79,11 @@ def note_route(path: Path, route: Route) -> None:
         raise UserError(f"cannot write {path} ({error.strerror}); choose another folder") from error
 
 
+def route_line(route: Route | None) -> str:
+    """As in the table; "" for None."""
+    return _lines([route] if route else [], header=False)
+
+
 def write_routes(path: Path, routes: Iterable[Route]) -> None:
     """The whole table at once."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..formats import replacing, write_image
 from ..formats.overlay import montage, overlay
-from ..types import UserError
+from ..types import UserError, one_line
 from .card import Card
 from .predictor import Predictor
 from .routing import Route, modality_number, route_of
@@ -42,6 +42,7 @@ class Order(NamedTuple):
     modality: str | None
     kept: frozenset[str]  # names of sources whose files, where all are there, are of this student and what it is told
     unknown: frozenset[str]  # names of sources with a mask of which nothing is known: it may be anyone's
+    changed: frozenset[str]  # those of `unknown` whose mask was changed since an earlier run wrote it
 
 
 class Outcome(NamedTuple):
@@ -92,12 +93,15 @@ def _predict(predictor: Predictor, order: Order, told: int | None, numbered: tup
     try:
         result = predict_slices(predictor, slices, tile=extras.tile, probabilities=extras.probabilities, modality=told)
     except UserError as error:
-        return Outcome(number, error=f"{source.files[0]}: {error}")
+        return Outcome(number, error=one_line(f"{source.files[0]}: {error}"))
     try:
         if source.name.as_posix() in order.unknown:
             require_equal(target.mask, result.labels, source, card)
     except UserError as error:
-        return Outcome(number, error=str(error))
+        changed = source.name.as_posix() in order.changed
+        return Outcome(
+            number, error=f"{error} (it was changed since it was predicted, and is kept)" if changed else str(error)
+        )
     _write(target, source, slices, result, card)
     route = route_of(predictor, source.name.as_posix(), result.routing, told) if predictor.routes else None
     return Outcome(number, _areas(source, result.labels, card), route, written=True)
@@ -111,8 +115,10 @@ def targets_of(out: Path, source: Source, extras: Extras) -> Targets:
     """Where the results of a source go.
 
     Raises:
-        UserError: a header that cannot be read.
+        UserError: a header that cannot be read, or a name that the tables, which are UTF-8, cannot hold.
     """
+    if any("\ud800" <= c <= "\udfff" for c in source.name.as_posix()):  # Python's sign for a byte that is not UTF-8
+        raise UserError(f"{source.files[0]}: its name is not valid text; rename it")
 
     def beside(ending: str) -> Path:
         return out / source.name.with_name(source.name.name + ending)

@@ -1,8 +1,10 @@
-"""SIGTERM and Ctrl-C end a run within one update, with a checkpoint."""
+"""SIGTERM and Ctrl-C end a run within one update, with a checkpoint; other work, with nothing half written left."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 
@@ -39,3 +41,22 @@ class StopSignals:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self._restore()
+
+
+@contextmanager
+def sigterm_raised() -> Iterator[None]:
+    """SIGTERM raises `Interrupted` in the block, once, as Ctrl-C raises KeyboardInterrupt: the work cleans up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before)  # a second one acts as usual
+        raise Interrupted(number, "stopped")
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: Python delivers no signals here
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -57,6 +57,31 @@ def test_it_serves_without_torch_until_a_signal(file, image, tmp_path):
     assert (process.returncode, out.split(), errors) == (0, ["stopped", "False"], "")
 
 
+SLOW = """
+import sys, time
+from segdistill.cli import main
+from segdistill.deploy.serve import app
+app.predict_upload = lambda *given: time.sleep(120)
+sys.exit(main(["serve", sys.argv[1], "--port", "0", "--threads", "1", "--max-seconds", "1"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it ends a process without asking it")
+def test_a_job_that_nobody_hears_keeps_it_from_no_end(file, image):
+    """Two minutes of it; its client was told after one second that it takes too long."""
+    words = [sys.executable, "-c", SLOW, str(file)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, encoding="utf-8")
+    try:
+        client = Client(int(re.search(r":(\d+)/ ", process.stdout.readline())[1]))
+        assert client.post("/mask", encoded(image(50, 40))).status == 504
+        process.send_signal(signal.SIGTERM)
+        out, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out.split(), errors) == (0, ["stopped"], "")
+
+
 def refused(capsys, *words: str) -> str:
     """The one line with which serve ends before it began."""
     assert main(["serve", *words]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import tempfile
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.datastructures import URL
 
 from segdistill.deploy.predict import predict_files
 from segdistill.deploy.predictor import open_predictor
@@ -98,6 +100,15 @@ def test_health_and_figures(bright, png, start):
     assert client.figure("segdistill_queue_length") == 0
 
 
+def test_monitors_may_ask_for_the_head_alone(bright, start):
+    client = start(bright, token=TOKEN)
+    for path in ("/health", "/"):
+        reply = client.ask("HEAD", path)
+        assert (reply.status, reply.body) == (200, b"")
+    assert client.ask("HEAD", "/model").status == 401
+    assert client.ask("HEAD", "/mask", Authorization=f"Bearer {TOKEN}").status == 405
+
+
 # --- whom it refuses ------------------------------------------------------------------------------------------------
 
 
@@ -116,6 +127,17 @@ def test_with_a_token_only_the_bare_page_is_open(bright, png, start):
     assert bright.calls == 0
     right = {"Authorization": f"bearer {TOKEN}", "Host": "seg.example.org"}  # as behind a proxy
     assert client.post("/mask", png, **right).status == client.get("/metrics", **right).status == 200
+
+
+def test_a_host_header_opens_nothing(bright, png, start, monkeypatch):
+    """Starlette 0.38 makes a request's URL like this: the path of the host `x/health?` is that of an open page."""
+    url = property(lambda request: URL(f"http://{request.headers['host']}{request.scope['path']}"))
+    monkeypatch.setattr(guard.Request, "url", url)
+    client = start(bright, token=TOKEN)
+    for host in ("x/health?", "x/health#", "x/page.css?", "127.0.0.1"):
+        assert client.get("/model", Host=host).status == client.post("/mask", png, Host=host).status == 401
+    assert bright.calls == 0
+    assert client.get("/health", Host="x/model?").status == 200
 
 
 def test_tokens_are_compared_in_constant_time(bright, start, monkeypatch):
@@ -333,6 +355,22 @@ def test_an_upload_that_never_comes_gives_its_place_back(bright, png, start):
     reply = reply_on(client.raw("POST /mask HTTP/1.1", f"Content-Type: {KIND}", "Content-Length: 5000"))
     assert reply.status == 408
     assert "took too long" in reply.error
+    assert client.post("/mask", png).status == 200
+
+
+def test_who_sends_no_whole_head_is_cut_off(bright, png, start):
+    """At the first request of a connection, and at a later one."""
+    client = start(bright, max_seconds=1)
+    silent, half = (socket.create_connection(("127.0.0.1", client.port), timeout=10) for _ in range(2))
+    later = client.raw("GET /health HTTP/1.1")
+    with silent, half, later:
+        half.sendall(b"GET /health HTTP/1.1\r\n")
+        answer = b""
+        while not answer.endswith(b'{"status":"ok"}'):
+            answer += later.recv(1000)
+        later.sendall(b"GET /health HTTP/1.1\r\n")
+        for connection in (silent, half, later):
+            assert connection.recv(1000) == b""  # its end
     assert client.post("/mask", png).status == 200
 
 

@@ -65,8 +65,9 @@ def build_app(predictor: Predictor, limits: Limits, token: str | None = None) ->
         )
     for path, endpoint in {"/model": service.model, "/health": service.health, "/metrics": service.figures}.items():
         app.add_api_route(path, endpoint, methods=["GET"])
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     for path in FILES:
-        app.add_api_route(path, file, methods=["GET"], include_in_schema=False)
+        app.add_api_route(path, file, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(Busy, service.busy)

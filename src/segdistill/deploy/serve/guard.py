@@ -80,7 +80,9 @@ class Guard:
         if self._token is None:
             if not _from_here(request):
                 return refusal(403, "this server answers its own machine and its own page alone; serve with --token")
-        elif request.url.path not in OPEN:
+        elif (
+            request.scope["path"] not in OPEN
+        ):  # what is routed by; older Starlettes make request.url of the Host header
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             same = hmac.compare_digest(given.strip().encode(), self._token.encode())
             if scheme.lower() != "bearer" or not same:

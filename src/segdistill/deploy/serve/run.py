@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import signal
 import socket
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ...types import UserError
 
@@ -29,11 +32,50 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen on {host}, port {port} ({reason}); choose another --host or --port") from None
 
 
+class HeadInTime(H11Protocol):
+    """A connection, which is closed where the head of a request does not come whole within `seconds`.
+
+    Uvicorn waits for it for ever: so many silent clients as there may be connections would shut all others out.
+    """
+
+    seconds = 30.0
+    waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The first head is waited for."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """It may have come, or a later one may have begun."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:  # a head has come
+            self._forget()
+        elif self.waiting is None:
+            self.waiting = self.loop.call_later(self.seconds, self.transport.close)
+
+    def _forget(self) -> None:
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+
+
 def make_server(app: ASGIApp, max_seconds: float) -> uvicorn.Server:
-    """A server that logs nothing of a request; started ones have `max_seconds` to end when it is told to stop."""
+    """A server that logs nothing of a request; started ones have `max_seconds` to end when it is told to stop.
+
+    So has the head of a request to arrive.
+    """
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=type("Connection", (HeadInTime,), {"seconds": max_seconds}),
         ws="none",
         access_log=False,
         log_level="critical",
