@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,17 @@ from helpers import disk, make_set
 from PIL import Image
 from test_cli import FAST
 
-from segdistill.api.references import meanings, sources_of
+from segdistill.api.data import load_sets
+from segdistill.api.references import meanings, sources_of, values_in
+from segdistill.api.runs import write_json
 from segdistill.cli import main
 from segdistill.data.findings import Named
 from segdistill.data.labels import as_known, build_mapping, scan_values
 from segdistill.data.manifest import load_manifest
 from segdistill.data.several import Source, into_classes
+from segdistill.data.splits import save_splits
 from segdistill.deploy.card import Card
-from segdistill.types import Known
+from segdistill.types import Known, UserError
 
 GAPS = (0, 1, 3, 4)  # of background, a, b, c
 
@@ -223,3 +227,58 @@ def test_names_are_shown_as_they_are_and_counts_in_words(tmp_path, capsys, monke
     assert "polyp [/b]" in said
     assert "1 image. With 1 image, there is no interval and no claim to make." in " ".join(said.split())
     assert "Patients are unknown" not in said
+
+
+def run_of(folder, classes, **sets):
+    """A run's record of data sets: name -> (root, mapping, rows)."""
+    several = len(sets) > 1
+    facts = {"name": ", ".join(sets)} | (
+        {"sets": {name: str(root) for name, (root, _, _) in sets.items()}}
+        if several
+        else {"root": str(next(iter(sets.values()))[0])}
+    )
+    for name, (root, mapping, rows) in sets.items():
+        place = folder / "data" / "sets" / name if several else folder / "data"
+        place.mkdir(parents=True)
+        save_splits(place / "splits.csv", rows, root=root)
+        write_json(place / "mapping.json", into_classes(mapping, classes).to_json())
+    write_json(folder / "data" / "data.json", facts)
+    write_json(folder / "run.json", {})
+    return folder
+
+
+def joint(tmp_path):
+    """Two sets whose value 255 is polyp in the one and lung in the other, their run, its card."""
+    classes, sets, known = ("background", "polyp", "lung"), {}, []
+    for name, lesion in (("A", "polyp"), ("B", "lung")):
+        data = load_manifest(references(tmp_path / name, scene(255), scene(255)))
+        mapping = build_mapping(values_in([row.mask for row in data.rows], None), ["background", lesion])
+        sets[name] = (data.root, mapping, [replace(row, split="train") for row in data.rows])
+        known.append(into_classes(mapping, classes).to_json())
+    run = run_of(tmp_path / "run", classes, **sets)
+    return run, Card("unet", {}, "supervised", classes, ((0, 0, 0),) * 3, (32, 32), "", data={"mask values": known})
+
+
+def meant(card, run, *names, threshold=None):
+    sets = load_sets([Path(name) for name in names])
+    said = {one.name: Named(one.root, None, threshold) for one in sets}
+    return {name: source.mapping for name, source in sources_of(sets, card, said, run).items()}
+
+
+def test_each_set_of_a_joint_run_means_what_it_meant_to_it(tmp_path):
+    run, card = joint(tmp_path)
+    found = meant(card, run, "B", "A")
+    assert {name: (one.indices, one.marks()) for name, one in found.items()} == {
+        "A": ((0, 1), (True, True, False)),
+        "B": ((0, 2), (True, False, True)),
+    }
+    longer = replace(card, classes=(*card.classes, "liver"), colours=((0, 0, 0),) * 4)  # as an addition writes it
+    assert meant(longer, run / "student", "B")["B"].indices == (0, 2)
+
+
+def test_values_that_meant_two_things_in_training_are_not_guessed(tmp_path):
+    run, card = joint(tmp_path)
+    references(tmp_path / "later", scene(255))
+    for around in (run, None):
+        with pytest.raises(UserError, match="meant background, polyp or background, lung in different data sets"):
+            meant(card, around, "later")

@@ -91,7 +91,7 @@ def evaluate(
         if metrics == "polyp":
             _require_polyp(predictor.card.classes, sets)
         rows = [row for one in sets for row in labelled_rows(one.rows, split, one.root)]
-        sources = sources_of(sets, predictor.card, named_sets(sets, classes, threshold))
+        sources = sources_of(sets, predictor.card, named_sets(sets, classes, threshold), run)
         among = [row for one in sets for row in one.rows]
         evaluation = _evaluate_student(predictor, rows, among, sources, tolerance, polyp=metrics == "polyp")
         scored = ", ".join(sorted({resolved(one.rows, split) for one in sets}))

@@ -76,7 +76,7 @@ def _given(run: Path, data: Path, card: Card) -> list[Sample]:
     splits = {row.split for row in sets[0].rows if row.mask}
     split: Split = "val" if "val" in splits else "train" if "train" in splits else "all"
     rows = labelled_rows(sets[0].rows, split, data)
-    return _samples(rows, sources_of(sets, card, named_sets(sets, None, None)), card, sets[0].rows)
+    return _samples(rows, sources_of(sets, card, named_sets(sets, None, None), run), card, sets[0].rows)
 
 
 def _own(run: Path, card: Card) -> list[Sample]:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from ..data.cache import truth
 from ..data.findings import Named
-from ..data.labels import LabelMapping, MaskValues, as_known, build_mapping, scan_values
+from ..data.labels import LabelMapping, MaskValues, build_mapping, possible_meanings, scan_values
 from ..data.rows import Manifest, Row
 from ..data.several import Source, into_classes
 from ..deploy.card import MEANINGS, Card
@@ -19,16 +20,24 @@ from .terminal import bar, console
 Split = Literal["auto", "train", "val", "test", "all"]
 
 
-def sources_of(sets: Sequence[Manifest], card: Card, said: Mapping[str, Named]) -> dict[str, Source]:
+def sources_of(
+    sets: Sequence[Manifest], card: Card, said: Mapping[str, Named], run: Path | None = None
+) -> dict[str, Source]:
     """What the masks of each data set mean in the student's classes; shown on the terminal.
 
-    Values that the training had mean what they meant there. All masks of a set are looked at, whatever is scored.
+    The masks of `run` (as in `with_saved_splits`) mean what they meant to it, set by set; in other data, values that
+    the training had mean what they meant there. All masks of a set are looked at, whatever is scored.
+
+    Raises:
+        UserError: Values that nobody can know the meaning of, or that had several meanings in the training.
     """
     known = [LabelMapping.from_json(saved) for saved in card.data.get(MEANINGS, ())]
+    saved = _saved_sets(run) if run else []
     sources = {}
     for one in sets:
         try:
-            mapping = _meaning(one, card.classes, said[one.name], known)
+            own = _own_meaning(one, card.classes, said[one.name], saved)
+            mapping = own or _meaning(one, card.classes, said[one.name], known)
         except UserError as error:
             raise UserError(f"{one.name}: {error}" if len(sets) > 1 else str(error)) from None
         show_meaning("mask values" + (f" of {one.name}" if len(sets) > 1 else ""), mapping)
@@ -56,9 +65,37 @@ def _meaning(one: Manifest, classes: tuple[str, ...], said: Named, known: Sequen
     found = values_in([row.mask for row in one.rows if row.mask], said.threshold)
     if said.classes:
         return into_classes(build_mapping(found, said.classes), classes)
-    return as_known(found, [mapping for mapping in known if mapping.classes == classes]) or build_mapping(
-        found, classes
-    )
+    meant = possible_meanings(found, [mapping for mapping in known if mapping.classes == classes])
+    if len(meant) > 1:
+        shown = " or ".join(", ".join(mapping.classes[index] for index in mapping.indices) for mapping in meant)
+        raise UserError(
+            f"mask values {found.listed()} meant {shown} in different data sets of the training; name the classes of "
+            "these masks, background first, with --classes"
+        )
+    return meant[0] if meant else build_mapping(found, classes)
+
+
+def _own_meaning(
+    one: Manifest, classes: tuple[str, ...], said: Named, saved: Sequence[tuple[Source, Sequence[Row]]]
+) -> LabelMapping | None:
+    """What the masks meant to the run whose own they all are; None for other masks, or where an option says else."""
+    masks = {(row.image, mask) for row in one.rows if (mask := truth(row))}
+    for source, rows in saved:
+        mapping = source.mapping
+        if mapping is None or said.classes or said.threshold not in (None, mapping.found.threshold):
+            continue
+        kept = {(_below(row.image, source.root), _below(mask, source.root)) for row in rows if (mask := truth(row))}
+        here = {(_below(image, one.root), _below(mask, one.root)) for image, mask in masks}
+        if source.root.resolve() == one.root.resolve() and here and here <= kept:
+            return into_classes(mapping, classes)
+    return None
+
+
+def _saved_sets(run: Path) -> list[tuple[Source, list[Row]]]:
+    """The data sets of the run that a path is or lies in, with their rows; none where there is no run."""
+    around = run_around(run)
+    sources, parts = saved_sets(around) if around else ({}, [])
+    return list(zip(sources.values(), parts, strict=True))
 
 
 def with_saved_splits(run: Path, sets: Sequence[Manifest]) -> list[Manifest]:

@@ -223,13 +223,19 @@ def as_known(found: MaskValues, known: Sequence[LabelMapping]) -> LabelMapping |
 
     For later masks of the same kind: where a class occurs in none of them, their values alone would say something else.
     """
-    meanings = {
+    meanings = possible_meanings(found, known)
+    return meanings[0] if len(meanings) == 1 else None
+
+
+def possible_meanings(found: MaskValues, known: Sequence[LabelMapping]) -> list[LabelMapping]:
+    """What values may mean that known mappings hold, each meaning once."""
+    meanings = (
         LabelMapping(found, tuple(map(dict(one.pairs()).__getitem__, found.values)), one.classes, one.annotated)
         for one in known
         if (one.found.packed_rgb, one.found.threshold) == (found.packed_rgb, found.threshold)
         and {*found.values} <= {*one.found.values}
-    }
-    return meanings.pop() if len(meanings) == 1 else None
+    )
+    return list(dict.fromkeys(meanings))
 
 
 def colours(count: int) -> list[tuple[int, int, int]]:
