@@ -12,7 +12,7 @@ from PIL import Image
 from test_cli import FAST
 
 from segdistill.api.data import load_sets
-from segdistill.api.references import meanings, sources_of, values_in
+from segdistill.api.references import meanings, sources_of, values_in, with_saved_splits
 from segdistill.api.runs import write_json
 from segdistill.cli import main
 from segdistill.data.findings import Named
@@ -282,3 +282,16 @@ def test_values_that_meant_two_things_in_training_are_not_guessed(tmp_path):
     for around in (run, None):
         with pytest.raises(UserError, match="meant background, polyp or background, lung in different data sets"):
             meant(card, around, "later")
+
+
+def test_two_lists_in_one_folder_both_keep_the_splits_that_a_run_drew(tmp_path):
+    data = references(tmp_path / "both", *[scene(255)] * 4)
+    for name, numbers in (("a", (0, 1)), ("b", (2, 3))):
+        lines = [f"images/{i}.png,masks/{i}.png" for i in numbers]
+        (data / f"{name}.csv").write_text("image,mask\n" + "\n".join(lines), encoding="utf-8")
+    sets = load_sets([data / "a.csv", data / "b.csv"])
+    mapping = build_mapping(values_in([row.mask for row in sets[0].rows], None), ["background", "polyp"])
+    parts = {one.name: [replace(one.rows[0], split="train"), replace(one.rows[1], split="test")] for one in sets}
+    run = run_of(tmp_path / "run", mapping.classes, **{name: (data, mapping, part) for name, part in parts.items()})
+    for one in (*with_saved_splits(run, sets), *with_saved_splits(run, sets[:1])):
+        assert [row.split for row in one.rows] == ["train", "test"]

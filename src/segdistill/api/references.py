@@ -104,19 +104,20 @@ def with_saved_splits(run: Path, sets: Sequence[Manifest]) -> list[Manifest]:
     `run` may also be what lies in a run: its student, another of its students, an exported file. Nothing changes for
     other data, or where there is no run.
     """
-    around = run_around(run)
-    if around is None:
-        return list(sets)
-    sources, parts = saved_sets(around)
-    drawn = {
-        source.root.resolve(): {_below(row.image, source.root): row.split for row in part}
-        for source, part in zip(sources.values(), parts, strict=True)
-    }
+    saved = _saved_sets(run)
 
-    def split(row: Row, one: Manifest) -> str:
-        return drawn.get(one.root.resolve(), {}).get(_below(row.image, one.root), row.split)
+    def drawn(one: Manifest) -> Manifest:
+        known: dict[Path, str] = {}
+        for source, rows in sorted(
+            saved, key=lambda entry: entry[0].name == one.name
+        ):  # its namesake has the last word
+            if source.root.resolve() == one.root.resolve():  # as several CSV files in one folder
+                known |= {_below(row.image, source.root): row.split for row in rows}
+        return replace(
+            one, rows=tuple(replace(row, split=known.get(_below(row.image, one.root), row.split)) for row in one.rows)
+        )
 
-    return [replace(one, rows=tuple(replace(row, split=split(row, one)) for row in one.rows)) for one in sets]
+    return [drawn(one) for one in sets]
 
 
 def _below(file: Path, root: Path) -> Path:
