@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ from segdistill.cli import main
 from segdistill.data.findings import Named
 from segdistill.data.labels import as_known, build_mapping, scan_values
 from segdistill.data.manifest import load_manifest
+from segdistill.data.rows import Row
 from segdistill.data.several import Source, into_classes
-from segdistill.data.splits import save_splits
+from segdistill.data.splits import load_splits, save_splits
 from segdistill.deploy.card import Card
+from segdistill.engine.evaluator import told_modality
+from segdistill.metrics.routing import summarise_routing
 from segdistill.types import Known, UserError
 
 GAPS = (0, 1, 3, 4)  # of background, a, b, c
@@ -295,3 +299,23 @@ def test_two_lists_in_one_folder_both_keep_the_splits_that_a_run_drew(tmp_path):
     run = run_of(tmp_path / "run", mapping.classes, **{name: (data, mapping, part) for name, part in parts.items()})
     for one in (*with_saved_splits(run, sets), *with_saved_splits(run, sets[:1])):
         assert [row.split for row in one.rows] == ["train", "test"]
+
+
+def test_a_runs_own_images_have_the_modality_that_it_was_told(tmp_path):
+    run, _ = joint(tmp_path)
+    for name in "AB":
+        place = run / "data" / "sets" / name / "splits.csv"
+        rows = [replace(row, modality=f"made of {name}") for row in load_splits(place, root=tmp_path / name)]
+        save_splits(place, rows, root=tmp_path / name)
+    for names, said, expected in (("A", None, ["made of A"]), ("AB", "A=skin", ["skin", "made of B"])):
+        sets = with_saved_splits(run, load_sets([tmp_path / name for name in names], said), said)
+        assert [{row.modality for row in one.rows} for one in sets] == [{name} for name in expected]
+
+
+def test_a_row_without_a_modality_is_not_of_the_unnamed_one(tmp_path):
+    """A student of unnamed images that got one more modality: whose images these are nobody has said."""
+    student = SimpleNamespace(card=SimpleNamespace(modalities=("", "mri")), routes=True)
+    told = [told_modality(student, Row(tmp_path, None, modality=name)) for name in ("", "mri", "xray")]
+    assert told == [None, 1, None]
+    block = summarise_routing(["", "mri"], [[0.9, 0.1], [0.2, 0.8]], ("", "mri"), 0.8)
+    assert (block["n"], block["unknown"], block["per_modality"]) == (1, [""], {"mri": 1})

@@ -87,7 +87,7 @@ def evaluate(
             _require_baseline(Path(baseline), out)
         run, student = student, student_path(student)
         predictor = open_predictor(student, device, threads)
-        sets = with_saved_splits(run, load_sets(folders, modality))
+        sets = with_saved_splits(run, load_sets(folders, modality), modality)
         if metrics == "polyp":
             _require_polyp(predictor.card.classes, sets)
         rows = [row for one in sets for row in labelled_rows(one.rows, split, one.root)]

@@ -11,7 +11,7 @@ from ..data.cache import truth
 from ..data.findings import Named
 from ..data.labels import LabelMapping, MaskValues, build_mapping, possible_meanings, scan_values
 from ..data.rows import Manifest, Row
-from ..data.several import Source, into_classes
+from ..data.several import Source, into_classes, per_set
 from ..deploy.card import MEANINGS, Card
 from ..types import Known, UserError
 from .data import run_around, saved_sets
@@ -98,24 +98,29 @@ def _saved_sets(run: Path) -> list[tuple[Source, list[Row]]]:
     return list(zip(sources.values(), parts, strict=True))
 
 
-def with_saved_splits(run: Path, sets: Sequence[Manifest]) -> list[Manifest]:
+def with_saved_splits(run: Path, sets: Sequence[Manifest], modality: str | None = None) -> list[Manifest]:
     """The data sets with the splits that a run drew, where they are the run's own: else its training images are scored.
+
+    So are the modalities, which the run may have been told, but for those that the option `modality` names now.
 
     `run` may also be what lies in a run: its student, another of its students, an exported file. Nothing changes for
     other data, or where there is no run.
     """
     saved = _saved_sets(run)
+    told = per_set(modality, [one.name for one in sets], "--modality")
 
     def drawn(one: Manifest) -> Manifest:
-        known: dict[Path, str] = {}
+        known: dict[Path, Row] = {}
         for source, rows in sorted(
             saved, key=lambda entry: entry[0].name == one.name
         ):  # its namesake has the last word
             if source.root.resolve() == one.root.resolve():  # as several CSV files in one folder
-                known |= {_below(row.image, source.root): row.split for row in rows}
-        return replace(
-            one, rows=tuple(replace(row, split=known.get(_below(row.image, one.root), row.split)) for row in one.rows)
-        )
+                known |= {_below(row.image, source.root): row for row in rows}
+        return replace(one, rows=tuple(as_kept(row, known.get(_below(row.image, one.root), row)) for row in one.rows))
+
+    def as_kept(row: Row, kept: Row) -> Row:
+        named = row.modality if told.get(row.dataset) else kept.modality or row.modality
+        return replace(row, split=kept.split, modality=named)
 
     return [drawn(one) for one in sets]
 

@@ -72,9 +72,12 @@ class Part(NamedTuple):
 
 
 def told_modality(predictor: Predictor, row: Row) -> int | None:
-    """The place of the row's modality in the student; None where the student does not know it, or needs none."""
+    """The place of the row's modality in the student; None where the student or nobody knows it, or needs none.
+
+    A student may have an unnamed modality, that of its first training; a row without one may be of any.
+    """
     names = predictor.card.modalities
-    return names.index(row.modality) if predictor.routes and row.modality in names else None
+    return names.index(row.modality) if predictor.routes and row.modality and row.modality in names else None
 
 
 def predicted_cases(

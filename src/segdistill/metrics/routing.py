@@ -17,7 +17,7 @@ def summarise_routing(
     "confusion" is true modality -> chosen modality -> images; "accuracy" the share of images at their own modality, of
     those whose modality the student knows ("n"), and "per_modality" that of each; "unsure" counts, per true modality,
     the images whose chosen one has a probability below `sure`. "unknown" are the true modalities that the student does
-    not know: their images were routed as chosen, all others as told.
+    not know, or "" where nobody does: their images were routed as chosen, all others as told.
 
     Args:
         true: Modality of each of N images or volumes.
@@ -33,7 +33,7 @@ def summarise_routing(
     for name, other, confidence in zip(true, chosen, p.max(1), strict=True):
         confusion[name][other] += 1
         unsure[name] += int(confidence < sure)
-    known = [name for name in names if name in modalities]
+    known = [name for name in names if name and name in modalities]  # without a name it may be any
     n, right = sum(sum(confusion[name].values()) for name in known), sum(confusion[name][name] for name in known)
     return {
         "accuracy": right / n if n else None,
@@ -42,7 +42,7 @@ def summarise_routing(
         "confusion": confusion,
         "unsure": unsure,
         "sure_from": sure,
-        "unknown": [name for name in names if name not in modalities],
+        "unknown": [name for name in names if name not in known],
     }
 
 
