@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from segdistill.losses.schedules import warm_up_cosine
+from segdistill.methods import METHODS
 from segdistill.methods.supervised import Supervised, SupervisedConfig
 from segdistill.types import Task, UserError
 
@@ -33,3 +34,13 @@ def test_all_parameters_of_the_student_train():
     assert held == {id(p) for p in method.parameters()}
     assert stage.scored is method.student
     assert isinstance(stage.optimizers[0], torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("name", ["supervised", "mean_teacher", "bcp", "unimatch"])
+def test_a_student_with_weights_per_modality_is_its_own_methods(name):
+    """Built by another one it would know a single modality, and its card those of the data."""
+    method = METHODS[name]
+    for student in ("esp_medsam", "resnet"):
+        with pytest.raises(UserError, match=f"--{name}.student {student}"):
+            method.require(method.Config(student=student))
+    assert method.require(method.Config(student="vnet")).student == "vnet"

@@ -21,7 +21,7 @@ from torch.optim import AdamW
 from ..losses.schedules import warm_up_cosine
 from ..losses.segmentation import annotated_logits, dice_cross_entropy, label_map
 from ..models.ema import MovingAverage
-from ..models.students import build_student
+from ..models.students import build_student, require_plain
 from ..transforms.presets import weak
 from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task, UserError
 from .sam_distillation import beside, heard, part, require_sam
@@ -71,7 +71,7 @@ class BCP(nn.Module):
 
     @staticmethod
     def require(config: BCPConfig) -> BCPConfig:
-        """UserError for a share that is none, or where SAM's weights are not to be had or would never teach."""
+        """UserError for a share or student that is none, or where SAM's weights are not to be had or never teach."""
         if not 0 < config.pretrain <= 1:
             raise UserError(f"--bcp.pretrain {config.pretrain}: needs a share of the iterations, above 0 and up to 1")
         if config.sam != "none" and pretraining(config) >= config.iterations:
@@ -79,6 +79,7 @@ class BCP(nn.Module):
                 f"--bcp.sam {config.sam}: SAM teaches after pre-training, and --bcp.pretrain {config.pretrain} leaves "
                 "no updates for it; give a smaller share, or leave --bcp.sam out"
             )
+        require_plain(config.student, "--bcp.student")
         return replace(config, sam=require_sam(config.sam))
 
     def __init__(self, config: BCPConfig, task: Task) -> None:

@@ -21,7 +21,7 @@ from ..losses.schedules import warm_up_cosine
 from ..losses.segmentation import dice_cross_entropy
 from ..models.ema import MovingAverage
 from ..models.statistics import normalised_apart
-from ..models.students import build_student
+from ..models.students import build_student, require_plain
 from ..transforms.presets import weak, with_view
 from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task
 from .sam_distillation import beside, heard, part, require_sam
@@ -71,7 +71,8 @@ class MeanTeacher(nn.Module):
 
     @staticmethod
     def require(config: MeanTeacherConfig) -> MeanTeacherConfig:
-        """UserError where SAM's weights are not to be had."""
+        """UserError for a student that it cannot train, or where SAM's weights are not to be had."""
+        require_plain(config.student, "--mean_teacher.student")
         return replace(config, sam=require_sam(config.sam))
 
     def __init__(self, config: MeanTeacherConfig, task: Task) -> None:

@@ -14,7 +14,7 @@ from torch.optim import AdamW
 
 from ..losses.schedules import warm_up_cosine
 from ..losses.segmentation import dice_cross_entropy
-from ..models.students import build_student
+from ..models.students import build_student, require_plain
 from ..transforms.presets import weak
 from ..types import Batch, Clip, Stage, StepOutput, Task
 
@@ -46,6 +46,12 @@ class Supervised(nn.Module):
     """One student, labels only."""
 
     Config = SupervisedConfig
+
+    @staticmethod
+    def require(config: SupervisedConfig) -> SupervisedConfig:
+        """UserError for a student that it cannot train."""
+        require_plain(config.student, "--supervised.student")
+        return config
 
     def __init__(self, config: SupervisedConfig, task: Task) -> None:
         super().__init__()

@@ -31,6 +31,20 @@ class StudentSpec(NamedTuple):
     arguments: dict[str, Any]
 
 
+PLAIN = tuple(name for name in STUDENTS if name != "esp_medsam")  # built of nothing but a number of classes
+
+
+def require_plain(name: str, option: str) -> None:
+    """UserError unless any method may train this network, before a run exists.
+
+    That of ESP-MedSAM has weights per modality: one that its own method did not build knows no modality, and would be
+    told those of the data.
+    """
+    if name not in PLAIN:
+        known = "; ESP-MedSAM's is trained by --method esp_medsam" if name in STUDENTS else ""
+        raise UserError(f"{option} {name}: choose one of {', '.join(PLAIN)}{known}")
+
+
 def build_student(name: str, **arguments: Any) -> nn.Module:
     """Build a student and remember how; raises UserError for a name that does not exist."""
     if name not in STUDENTS:
