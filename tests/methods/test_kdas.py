@@ -247,9 +247,13 @@ def test_a_teacher_of_modalities_is_told_its_own_numbers(tmp_path):
 
 def test_classes_in_another_order_are_refused(tmp_path):
     student_folder(tmp_path / "t", "unet", ("background", "lung", "polyp"))
-    with pytest.raises(UserError, match="name them in its order: --classes background,lung,polyp"):
+    with pytest.raises(UserError, match="number them as it does and name them --classes background,lung,polyp"):
         load_teacher(tmp_path / "t", task(3, names=("background", "polyp", "lung")))
-    for names in (("background", "lung", "polyp"), ("background", "class_1", "class_2"), ()):
+    for names in (("lung", "tumour"), ("polyp", "lung"), ("liver", "polyp"), ("polyp", "class_2")):
+        with pytest.raises(UserError, match="would teach"):
+            load_teacher(tmp_path / "t", task(3, names=("background", *names)))
+    same = ("background", "lung", "polyp"), ("bg", "lung", "class_2"), ("background", "class_1", "class_2"), ()
+    for names in same:
         load_teacher(tmp_path / "t", task(3, names=names))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ from .students import StudentSpec, build_student
 from .weights import read_weights
 
 FILES = ("student.json", "student.safetensors")
+UNNAMED = re.compile(r"foreground|class_\d+")  # what data.labels calls classes that the user did not name
 
 
 class Rerouted(nn.Module):
@@ -67,7 +69,7 @@ def load_teacher(path: Path, task: Task) -> nn.Module:
 
     One of a folder sees images at its own size, but for a Polyp-PVT, which was trained at three scales.
 
-    Raises UserError if there is none, or it knows another number of classes or the same in another order.
+    Raises UserError if there is none, or it knows another number of classes, other ones, or the same in another order.
     """
     if not path.exists():
         raise UserError(f"the teacher {path} is not there; if it was moved, mend its path in the run's config.yaml")
@@ -97,18 +99,29 @@ def load_trained(path: Path) -> tuple[nn.Module, Known]:
 
 def _from_folder(path: Path, task: Task) -> tuple[nn.Module, int]:
     network, known = load_trained(path)
-    classes = list(known.classes)
-    if sorted(classes) == sorted(task.names) and classes != list(task.names):
-        raise UserError(
-            f"the teacher {path} has the classes {', '.join(classes)}, the data {', '.join(task.names)}; "
-            f"name them in its order: --classes {','.join(classes)}"
-        )
+    _require_same_classes(path, known.classes, task.names)
     its = list(
         cast(StudentSpec, network.spec).arguments.get("modalities", [])
     )  # [] where the network has no use for them
     if its and its != list(task.modalities):
         network = Rerouted(network, its, task.modalities)
-    return network if isinstance(network, PolypPVT) else AtItsSize(network, known.size), len(classes)
+    return network if isinstance(network, PolypPVT) else AtItsSize(network, known.size), len(known.classes)
+
+
+def _require_same_classes(path: Path, its: Sequence[str], ours: Sequence[str]) -> None:
+    """UserError where a class that both name has other numbers, or a number other names.
+
+    A name that nobody gave (UNNAMED) fits any; so does the background's. Other counts are refused by the caller.
+    """
+    pairs = list(zip(its[1:], ours[1:], strict=False)) if len(its) == len(ours) else []
+    moved = [name for name, other in pairs if name != other and name in ours[1:]]
+    other = [f"{a} (here {b})" for a, b in pairs if a != b and not (UNNAMED.fullmatch(a) or UNNAMED.fullmatch(b))]
+    if moved or other:
+        raise UserError(
+            f"the teacher {path} has the classes {', '.join(its)}, the data {', '.join(ours)}, and would teach "
+            f"{(other or moved)[0]}; give a teacher of these classes, or, where they are the same, number them as it "
+            f"does and name them --classes {','.join(its)}"
+        )
 
 
 def _from_checkpoint(path: Path) -> tuple[nn.Module, int]:
