@@ -76,6 +76,8 @@ class Task(NamedTuple):
     names: tuple[str, ...] = ()  # of the classes, background first; () where nobody named them
     store: Store | None = None  # none where there is no run
     validated: bool = True  # whether validation scores anything
+    fit: str = "squash"  # how images came to `size`
+    neighbours: int = 0  # 1: the channels are three slices
 
 
 class Known(NamedTuple):

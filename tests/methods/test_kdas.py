@@ -257,6 +257,13 @@ def test_classes_in_another_order_are_refused(tmp_path):
         load_teacher(tmp_path / "t", task(3, names=names))
 
 
+@pytest.mark.parametrize("other", [{"fit": "pad"}, {"neighbours": 1}])
+def test_a_teacher_of_other_images_is_refused(unet_run, other):
+    (option, value), *_ = other.items()
+    with pytest.raises(UserError, match=f"would see other images here .*--{option} {value}"):
+        load_teacher(unet_run[0], task(**other))
+
+
 @pytest.mark.parametrize("size", [(64, 64), (27, 90), (100, 72)])
 def test_any_student_teaches(unet_run, size):
     folder, network = unet_run

@@ -249,6 +249,8 @@ def _fit(
         modality_classes=data.modality_classes,
         names=data.classes,
         validated=len(data.validated) > 0,
+        fit=options.fit,
+        neighbours=options.neighbours,
         store=Store(
             run / "embeddings",
             tuple(np.sort(np.concatenate([batches.labelled, batches.others])).tolist()),

@@ -69,7 +69,8 @@ def load_teacher(path: Path, task: Task) -> nn.Module:
 
     One of a folder sees images at its own size, but for a Polyp-PVT, which was trained at three scales.
 
-    Raises UserError if there is none, or it knows another number of classes, other ones, or the same in another order.
+    Raises UserError if there is none, or it knows another number of classes, other ones, or the same in another order,
+    or was trained on other shapes or channels (fit, neighbours).
     """
     if not path.exists():
         raise UserError(f"the teacher {path} is not there; if it was moved, mend its path in the run's config.yaml")
@@ -100,6 +101,12 @@ def load_trained(path: Path) -> tuple[nn.Module, Known]:
 def _from_folder(path: Path, task: Task) -> tuple[nn.Module, int]:
     network, known = load_trained(path)
     _require_same_classes(path, known.classes, task.names)
+    if (known.fit, known.neighbours) != (task.fit, task.neighbours):
+        raise UserError(
+            f"the teacher {path} was trained with --fit {known.fit} --neighbours {known.neighbours} and would see "
+            f"other images here (--fit {task.fit} --neighbours {task.neighbours}); train with those, or give "
+            "another teacher"
+        )
     its = list(
         cast(StudentSpec, network.spec).arguments.get("modalities", [])
     )  # [] where the network has no use for them
