@@ -12,6 +12,7 @@ from rich.table import Table
 from ..deploy.artefact import read_card
 from ..deploy.inputs import find_images
 from ..deploy.variants import Exported, Format, Precision, Sample, export_student
+from ..types import UserError
 from .terminal import console
 from .use import student_path
 
@@ -45,8 +46,8 @@ def export(
         precision: bf16 and int8 are refused if the Dice falls by more than 0.005 below fp32. With --images alone that
             is the Dice against fp32's masks, which says more than most int8 files pass.
         format: onnx, or openvino: faster on Intel's processors, above all in bf16; needs segdistill[openvino].
-        modality: Bind the file to this one: without the others' weights, and nothing to find out. None: all of them;
-            the file finds an image's modality itself unless it is told.
+        modality: Bind the file to this one: without the others' weights, and nothing to find out. It is measured on
+            images of this one. None: all of them; the file finds an image's modality itself unless it is told.
 
     Raises:
         UserError: No such modality, nothing to measure on, too much is lost, or an extra is not installed; what was at
@@ -57,9 +58,9 @@ def export(
     card, _ = read_card(folder)
     samples: list[Sample] = []
     if data is not None:
-        samples = _given(Path(student), Path(data), card)
+        samples = _given(Path(student), Path(data), card, modality)
     elif not chosen and precision != "fp32" and (Path(student) / "data" / "data.json").exists():
-        samples = _own(Path(student), card)
+        samples = _own(Path(student), card, modality)
     result = export_student(
         folder, out, images=chosen, labelled=samples, precision=precision, file_format=format, modality=modality
     )
@@ -67,7 +68,7 @@ def export(
     return result
 
 
-def _given(run: Path, data: Path, card: Card) -> list[Sample]:
+def _given(run: Path, data: Path, card: Card, modality: str | None) -> list[Sample]:
     """The labelled images of a data set that are not for testing, with what its masks mean to the student."""
     from .data import load_sets, named_sets
     from .references import labelled_rows, sources_of, with_saved_splits
@@ -75,17 +76,28 @@ def _given(run: Path, data: Path, card: Card) -> list[Sample]:
     sets = with_saved_splits(run, load_sets([data]))
     splits = {row.split for row in sets[0].rows if row.mask}
     split: Split = "val" if "val" in splits else "train" if "train" in splits else "all"
-    rows = labelled_rows(sets[0].rows, split, data)
+    rows = _of_modality(labelled_rows(sets[0].rows, split, data), modality, card)
     return _samples(rows, sources_of(sets, card, named_sets(sets, None, None), run), card, sets[0].rows)
 
 
-def _own(run: Path, card: Card) -> list[Sample]:
+def _own(run: Path, card: Card, modality: str | None) -> list[Sample]:
     """The validation images of a run."""
     from .data import saved_sets
 
     sources, parts = saved_sets(run)
     rows = [row for part in parts for row in part]
-    return _samples([row for row in rows if row.split == "val" and row.mask], sources, card, rows)
+    validation = [row for row in rows if row.split == "val" and row.mask]
+    return _samples(_of_modality(validation, modality, card), sources, card, rows)
+
+
+def _of_modality(rows: Sequence[Row], modality: str | None, card: Card) -> Sequence[Row]:
+    """The rows that a file bound to this modality is for: its own, and those of which nobody says what made them."""
+    if modality not in card.modalities:  # None, or refused where the student is bound
+        return rows
+    chosen = [row for row in rows if row.modality in ("", modality)]
+    if rows and not chosen:
+        raise UserError(f"--modality {modality}: none of these images is of it; give some with --data or --images")
+    return chosen
 
 
 def _samples(rows: Sequence[Row], sources: Mapping[str, Source], card: Card, among: Sequence[Row]) -> list[Sample]:
