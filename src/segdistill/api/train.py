@@ -26,6 +26,7 @@ from ..types import Known, Store, Task, UserError
 from .contributions import better_beside, method_remarks, other_students, save_scored
 from .data import load_data, prepare_data
 from .export import export
+from .named_weights import ENTRY, named_weights, require_same_weights
 from .options import TrainOptions, check_options, parse_size
 from .outcome import caveats, check_findings, save_last, scoring, student_card
 from .reporting import read_log, training_report
@@ -109,7 +110,7 @@ def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions
             with suppress(OSError):  # something is in it
                 empty.rmdir()
         raise
-    write_json(folder / "run.json", provenance())
+    write_json(folder / "run.json", provenance() | {ENTRY: named_weights(config)})
     write_text(folder / "config.yaml", config_text(data, options, config))
     return folder
 
@@ -161,6 +162,7 @@ def _to_the_end(
     keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
+    processes.first(lambda: require_same_weights(run, config))
     known = _known(options, config)
     loaded = processes.in_turn(lambda: load_data(run, options, known))
     data = loaded.dataset
