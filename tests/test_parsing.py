@@ -51,3 +51,23 @@ def test_a_function_of_a_verb_too(capsys):
         capsys.readouterr().err
         == "segdistill: --engine spark: needs one of local, ray; see segdistill predict --help\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--config long.yaml --supervised.iterations 9", "--supervised.iterations 9 beside --iterations 300 (perhaps"),
+        ("--iterations 8 --supervised.iterations=9", "give one: --iterations 9 in place of both"),
+        ("--config long.yaml --epochs 1", "--epochs 1.0 beside --iterations 300 (perhaps of a --config)"),
+        ("--config long.yaml --epochs 1 --iterations null", "x: no such file"),
+        ("--config own.yaml --iterations 8", "x: no such file"),
+        ("--supervised.iterations 8 --iterations 8", "x: no such file"),
+        ("--method kdas --kdas.iterations 9 --iterations 8", "x: no such file"),  # its share of them
+    ],
+)
+def test_a_length_is_said_once(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "long.yaml").write_text("iterations: 300\n", encoding="utf-8")
+    (tmp_path / "own.yaml").write_text("supervised:\n  iterations: 300\n", encoding="utf-8")
+    assert main(["train", "x", *words.split()]) == 2
+    assert said in capsys.readouterr().err

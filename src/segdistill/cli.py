@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .engine.interrupt import Interrupted, sigterm_raised
-from .parsing import call, chosen_method, normalised, parse, parser_of
+from .parsing import call, chosen_method, normalised, parse, parser_of, refuse_two_lengths
 from .types import UserError
 
 USAGE = """usage: segdistill VERB [options]      (segdistill VERB --help says more)
@@ -126,6 +126,7 @@ def _train(words: list[str]) -> int:
     built: Namespace = parser.instantiate(given)
     chosen = {key: built[key] for key in TrainOptions.__dataclass_fields__}
     options = TrainOptions(**chosen | {"method": name})  # also where a --config after --method names another
+    refuse_two_lengths(words, name, built[name], options.iterations)
     train(data, given.out, options, built[name])
     return 0
 

@@ -100,6 +100,23 @@ def chosen_method(words: list[str]) -> str:
     return name if said is None else said
 
 
+def refuse_two_lengths(words: Sequence[str], settings: str, config: Any, iterations: int | None) -> None:
+    """UserError where a method of one stage is told its length twice: the one in its settings would go unheard.
+
+    Of several stages the lengths are shares of --iterations, so both have a say. What a --config says in a method's
+    settings, --iterations may change without a word.
+    """
+    lengths = [name for name in vars(config) if name.endswith("iterations")]
+    said = {word.partition("=")[0] for word in words} & {f"--{settings}.{name}" for name in lengths}
+    if iterations is None or len(lengths) != 1 or not said or getattr(config, lengths[0]) == iterations:
+        return
+    option, length = said.pop(), getattr(config, lengths[0])
+    raise UserError(
+        f"{option} {length} beside --iterations {iterations} (perhaps of a --config), which is for all methods and "
+        f"would win; give one: --iterations {length} in place of both"
+    )
+
+
 def _settings(path: Path) -> dict[str, Any]:
     """What a settings file says. Raises UserError where it is none; the parser would go round in circles, or raise."""
     import yaml

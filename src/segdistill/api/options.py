@@ -107,8 +107,13 @@ def check_options(options: TrainOptions) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: needs a number of at least 1")
-    if options.epochs is not None and (options.epochs <= 0 or options.iterations is not None):
-        raise UserError(f"--epochs {options.epochs}: needs a number above 0, and no --iterations beside it")
+    if options.epochs is not None and options.epochs <= 0:
+        raise UserError(f"--epochs {options.epochs}: needs a number above 0")
+    if options.epochs is not None and options.iterations is not None:
+        raise UserError(
+            f"--epochs {options.epochs} beside --iterations {options.iterations} (perhaps of a --config), which says "
+            "the same in another unit; give one, and --iterations null in place of a file's"
+        )
     if options.balance is not None and not 0 <= options.balance <= 1:
         raise UserError(
             f"--balance {options.balance}: needs a number from 0 (as many images as there are) to 1 (alike)"
