@@ -3,9 +3,12 @@
 import platform
 import sys
 
+import pytest
 import torch
+from helpers import make_set
 
 from segdistill.api.runs import machine
+from segdistill.cli import main
 
 
 def test_the_machine_names_the_instructions_of_its_kernels(monkeypatch):
@@ -21,3 +24,19 @@ def test_the_machine_names_the_instructions_of_its_kernels(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch")
     assert machine() == known
     assert "torch" not in sys.modules
+
+
+@pytest.mark.parametrize("sets", [("A",), ("A", "B")])
+def test_a_run_that_is_refused_before_its_first_update_leaves_no_trace(sets, tmp_path, monkeypatch, capsys):
+    """The method is built when the data are read, after config.yaml was written."""
+    monkeypatch.chdir(tmp_path)
+    for name in sets:
+        make_set(tmp_path / name, count=8, size=32)
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "notes.txt").write_text("mine", encoding="utf-8")
+    words = ["train", *sets, "--method", "kdas", "--size", "32x64", "--cache", "cache", "--kdas.as-released", "true"]
+    for out in ("new", "mine"):
+        assert main([*words, "--out", out]) == 2
+        assert "--kdas.as_released needs 2 classes and a square size" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert [path.name for path in (tmp_path / "mine").rglob("*")] == ["data", "notes.txt"]

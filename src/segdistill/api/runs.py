@@ -20,6 +20,7 @@ from ..types import UserError
 from .options import TrainOptions
 
 REPORTED = ("segdistill", "torch", "lightning-fabric", "numpy", "scipy", "pillow", "safetensors")
+OF_DATA = ("data/check.json", "data/data.json")
 RESULTS = ("report.html", "scores.csv", "student", "checkpoints")  # of a run, or of evaluate --out
 
 
@@ -49,6 +50,18 @@ def new_folder(out: Path | None, data: Sequence[Path], options: TrainOptions) ->
     except OSError as error:
         raise UserError(f"{out}: cannot be created ({error.strerror}); choose another --out") from None
     return out
+
+
+def take_back(out: Path) -> None:
+    """Remove what a run wrote before its first update, and folders that are then empty; nothing else."""
+    data = out / "data"
+    of_sets = [part / name for part in (data, *data.glob("sets/*")) for name in ("splits.csv", "mapping.json")]
+    written = [out / name for name in ("config.yaml", "run.json", "log.jsonl", ".lock", *OF_DATA)]
+    for file in (*of_sets, *written):
+        file.unlink(missing_ok=True)
+    for folder in (*data.glob("sets/*"), data / "sets", data, out):
+        with suppress(OSError):  # something is in it, or it never was
+            folder.rmdir()
 
 
 def config_text(data: Sequence[Path], options: TrainOptions, config: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +37,7 @@ from .runs import (
     provenance,
     read_config,
     read_json,
+    take_back,
     write_json,
     write_text,
 )
@@ -77,7 +78,33 @@ def train(
     with _processes(options) as processes:
         folders = [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
         folder = processes.first(lambda: _new_run(folders, out, options, config))
-        return _carry_on(folder, processes)
+        with _refused_unbegun(folder, processes):
+            return _carry_on(folder, processes)
+
+
+@contextmanager
+def _refused_unbegun(run: Path, processes: Processes) -> Iterator[None]:
+    """Inside, what a new run is refused for before its first update takes it back: the mended command may have --out.
+
+    Methods are built when the data are read, so some of their refusals come after the run was written.
+    """
+    try:
+        yield
+    except UserError:
+        log = run / "log.jsonl"
+        begun = (run / "checkpoints").exists() or (log.exists() and log.stat().st_size > 0)
+        if processes.rank == 0 and not begun and not _held(run):
+            take_back(run)
+        raise
+
+
+def _held(run: Path) -> bool:
+    """Whether another process trains this run."""
+    try:
+        with FileLock(run / ".lock").acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _known(options: TrainOptions, config: Any) -> Known | None:
@@ -106,9 +133,7 @@ def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions
     try:
         prepare_data(data, folder, options, known, refuse)
     except UserError:
-        for empty in (folder / "data", folder):
-            with suppress(OSError):  # something is in it
-                empty.rmdir()
+        take_back(folder)
         raise
     write_json(folder / "run.json", provenance() | {ENTRY: named_weights(config)})
     write_text(folder / "config.yaml", config_text(data, options, config))
