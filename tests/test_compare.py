@@ -9,6 +9,7 @@ import yaml
 from helpers import make_set
 
 from segdistill.api.compare import compare
+from segdistill.api.scored import read_run
 from segdistill.cli import main
 from segdistill.engine.evaluator import FLAGS, TABLE
 
@@ -110,6 +111,23 @@ def test_a_chain_groups_by_what_its_teacher_did(tmp_path, monkeypatch):
     assert lines_of(comparison)["polyp", "Dice"].difference.pairs == 60
     for name in (comparison.baseline, comparison.other):
         assert name.startswith("kdas (teacher a supervised run (")
+
+
+def test_a_teacher_is_a_run_and_the_student_of_it_that_teaches(tmp_path):
+    """RUN and RUN/student are one teacher, another of its students is another; its seed is nobody's setting."""
+    runs = {}
+    for part in ("", "student", "student_last", "students/unet"):
+        for seed in (0, 1):
+            teacher = tmp_path / "teachers" / f"{seed}"
+            if not teacher.exists():
+                folder(teacher, scores(), seed=seed)
+            config = {"method": "kdas", "kdas": {"teacher": str(teacher / part)}}
+            run = folder(tmp_path / f"{len(runs)}", scores(seed=seed), seed=seed, config=config)
+            runs[part, seed] = read_run(run).settings["teacher"]
+    assert all(runs[part, 0] == runs[part, 1] for part, _ in runs)
+    assert len(set(runs.values())) == 3
+    assert runs["", 0] == runs["student", 1]
+    assert runs["students/unet", 0].startswith("a supervised run's students/unet (")
 
 
 def test_only_runs_of_the_same_seed_are_paired(tmp_path):

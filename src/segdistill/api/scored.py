@@ -98,13 +98,19 @@ def _training(folder: Path) -> tuple[str, dict[str, str], int]:
 
 
 def _described(value: object) -> str:
-    """A setting; where it names a run, what that run did: students whose teachers differ in the seed are one group."""
+    """A setting; where it names a run, what that run did: students whose teachers differ in the seed are one group.
+
+    Of the several students of a run it says which, unless it is the one that the run's folder stands for.
+    """
     path = Path(value) if isinstance(value, str) else Path()
-    for folder in (path, path.parent) if path.is_absolute() else ():  # as a run's config names files
+    around = (path, path.parent, *(path.parents[1:2] if path.parent.name == "students" else ()))
+    for folder in around if path.is_absolute() else ():  # as a run's config names files
         if (folder / "config.yaml").is_file():
             method, settings, _ = _training(folder)
             digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()
-            return f"a {method} run ({digest[:6]})"
+            inside = path.relative_to(folder).as_posix()
+            which = "" if inside in (".", "student") else f"'s {inside}"
+            return f"a {method} run{which} ({digest[:6]})"
     return str(value)
 
 
