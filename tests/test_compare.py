@@ -113,6 +113,17 @@ def test_a_chain_groups_by_what_its_teacher_did(tmp_path, monkeypatch):
         assert name.startswith("kdas (teacher a supervised run (")
 
 
+def test_a_setting_that_is_named_like_an_option_hides_none(tmp_path):
+    """UniMatch has a threshold of its own, of pseudo-labels; --threshold says what masks mean."""
+    runs = [
+        folder(tmp_path / f"{above}", scores(above / 1000), seed=0, config={"method": "unimatch", "threshold": above})
+        for above in (100, 200)
+    ]
+    (comparison,) = compare(runs)
+    assert (comparison.baseline, comparison.other) == ("unimatch (threshold 100)", "unimatch (threshold 200)")
+    assert read_run(runs[0]).settings["unimatch.threshold"] == "0.95"
+
+
 def test_a_teacher_is_a_run_and_the_student_of_it_that_teaches(tmp_path):
     """RUN and RUN/student are one teacher, another of its students is another; its seed is nobody's setting."""
     runs = {}

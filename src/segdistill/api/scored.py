@@ -91,7 +91,9 @@ def read_run(folder: Path) -> Run:
 def _training(folder: Path) -> tuple[str, dict[str, str], int]:
     """Method, settings and seed of a run."""
     _, options, config = read_config(folder)
-    values = {k: v for k, v in asdict(options).items() if k not in ASIDE} | asdict(config)
+    values = {k: v for k, v in asdict(options).items() if k not in ASIDE}
+    shared = values.keys() - {"iterations"}  # which an option says in place of the method's own
+    values |= {f"{options.method}.{k}" if k in shared else k: v for k, v in asdict(config).items()}
     if options.iterations is not None:
         values["iterations"] = options.iterations  # in place of the method's own
     return options.method, {key: _described(value) for key, value in values.items()}, options.seed
