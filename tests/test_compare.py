@@ -152,6 +152,32 @@ def test_only_runs_of_the_same_seed_are_paired(tmp_path):
     assert any("training again with another seed" in note for note in comparison.notes)
 
 
+def test_splits_of_other_seeds_are_told(tmp_path):
+    ours = folder(tmp_path / "a", scores(seed=1), seed=1)
+    theirs = folder(tmp_path / "b", scores(0.1, seed=1), seed=1, config={"split_seed": 0})
+    (comparison,) = compare([ours, theirs])
+    assert (comparison.baseline, comparison.other) == ("supervised (split_seed None)", "supervised (split_seed 0)")
+    said = "Seed 1: the splits are drawn by seed 1 in the baseline and by 0 in the other"
+    assert [note for note in comparison.notes if note.startswith(said)]
+
+
+def test_a_split_seed_that_is_the_seed_is_none(tmp_path):
+    """Unless other seeds share its splits."""
+
+    def run(name, seed, better, **config):
+        return folder(tmp_path / f"{name} {seed}", scores(better, seed=seed), seed=seed, config=config)
+
+    own = [run("own", seed, 0) for seed in (0, 1)]
+    sized = [run("size", seed, 0.1, size=64, split_seed=seed) for seed in (0, 1)]
+    (comparison,) = compare([*own, *sized])
+    assert (comparison.baseline, comparison.other) == ("supervised (size 256)", "supervised (size 64)")
+    assert not [note for note in comparison.notes if "splits" in note]
+    fixed = [run("fixed", seed, 0.2, size=64, split_seed=0) for seed in (1, 2)]
+    (_, one), other = compare([*own, sized[1], *fixed]), compare([*own, sized[0], *fixed])
+    assert one.other == "supervised (size 64, split_seed 0)"
+    assert [found.lines[0].difference.pairs for found in other] == [60]
+
+
 def test_empty_references_are_compared_by_false_positives_alone(tmp_path):
     """Four empty images: the first finds something in three of them, the second in one. Dice does not hear of it."""
     ours = [row(f"{i}.png", 0.6) for i in range(8)] + [row(f"e{i}.png", 0, false_positive=i < 3) for i in range(4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def compare(runs: Sequence[Path | str], out: Path | str | None = None) -> list[C
     Raises:
         UserError: Runs that cannot be read or cannot be paired.
     """
-    read = [read_run(Path(run)) for run in runs]
+    read = _alike([read_run(Path(run)) for run in runs])
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in read:
         groups.setdefault(run.group, []).append(run)
@@ -58,6 +59,31 @@ def against(baseline: Run, run: Run) -> Comparison:
     _check([baseline, run], groups)
     names = _names(groups)
     return _compare(names[0], groups[0], names[1], groups[1])
+
+
+def _alike(runs: Sequence[Run]) -> list[Run]:
+    """The runs, those whose --split_seed is their --seed as if it had not been given: they draw the same.
+
+    But where seeds share one run's splits that run belongs to them.
+    """
+
+    def family(run: Run) -> Run:
+        return replace(run, settings={key: value for key, value in run.settings.items() if key != "split_seed"})
+
+    def shared(run: Run) -> bool:
+        return any(
+            other.seed != run.seed
+            and other.settings.get("split_seed") == run.settings["split_seed"]
+            and family(other).group == family(run).group
+            for other in runs
+        )
+
+    return [
+        replace(run, settings={**run.settings, "split_seed": "None"})
+        if run.seed is not None and run.settings.get("split_seed") == str(run.seed) and not shared(run)
+        else run
+        for run in runs
+    ]
 
 
 def _check(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> None:
@@ -127,7 +153,7 @@ def _compare(baseline: str, ours: Sequence[Run], other: str, theirs: Sequence[Ru
 def _pair_runs(
     baseline: str, ours: Sequence[Run], other: str, theirs: Sequence[Run]
 ) -> tuple[list[tuple[Run, Run]], list[str]]:
-    """Runs of the same seed, which have the same splits; a folder without a seed goes with every run."""
+    """Runs of the same seed, which mostly have the same splits; a folder without a seed goes with every run."""
     if ours[0].seed is None or theirs[0].seed is None:
         pairs = [(first, second) for first in ours for second in theirs]
         unknown = [name for name, group in ((baseline, ours), (other, theirs)) if group[0].seed is None]
@@ -141,6 +167,12 @@ def _pair_runs(
                 "draws its own splits; train one of them with a seed of the other"
             )
         notes = [f"Paired within each seed: {_seeds([first for first, _ in pairs])}."]
+        notes += [
+            f"Seed {a.seed}: the splits are drawn by seed {a.drawn_by} in the baseline and by {b.drawn_by} in the "
+            "other, so they learnt from other images; only those that both tested are compared."
+            for a, b in pairs
+            if a.drawn_by != b.drawn_by
+        ]
         alone = [run for run in (*ours, *theirs) if run.seed not in {first.seed for first, _ in pairs}]
         if alone:
             notes.append(
