@@ -319,3 +319,28 @@ def test_a_row_without_a_modality_is_not_of_the_unnamed_one(tmp_path):
     assert told == [None, 1, None]
     block = summarise_routing(["", "mri"], [[0.9, 0.1], [0.2, 0.8]], ("", "mri"), 0.8)
     assert (block["n"], block["unknown"], block["per_modality"]) == (1, [""], {"mri": 1})
+
+
+def test_grey_levels_are_parted_where_the_training_parted_them(tmp_path):
+    """A later set, which the run never saw, without a word of --threshold: export has no such option."""
+    run, card = joint(tmp_path)
+    data = load_manifest(references(tmp_path / "grey", scene(200) + np.arange(32), scene(180) + np.arange(32)))
+    known = build_mapping(values_in([row.mask for row in data.rows], 127), ["background", "polyp"])
+    parted = Card(
+        "unet", {}, "supervised", known.classes, ((0, 0, 0),) * 2, (32, 32), "", data={"mask values": [known.to_json()]}
+    )
+    assert meant(parted, None, "grey")["grey"].found.threshold == 127
+    assert meant(parted, None, "grey", threshold=190)["grey"].found.threshold == 190
+    assert meant(parted, None, "A")["A"].found.threshold is None  # 0 and 255 need none
+    with pytest.raises(UserError, match="pass --threshold 127"):
+        meant(card, run, "grey")
+
+
+def test_a_runs_own_masks_keep_its_threshold(tmp_path):
+    data = load_manifest(references(tmp_path / "grey", scene(200) + np.arange(32), scene(180) + np.arange(32)))
+    known = build_mapping(values_in([row.mask for row in data.rows], 99), ["background", "polyp"])
+    run = run_of(tmp_path / "run", known.classes, grey=(data.root, known, list(data.rows)))
+    card = Card("unet", {}, "supervised", known.classes, ((0, 0, 0),) * 2, (32, 32), "")
+    assert meant(card, run, "grey")["grey"].found.threshold == 99
+    assert meant(card, run, "grey", threshold=99)["grey"] == known
+    assert meant(card, run, "grey", threshold=190)["grey"].found.threshold == 190

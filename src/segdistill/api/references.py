@@ -62,6 +62,17 @@ def show_meaning(title: str, mapping: LabelMapping) -> None:
 
 
 def _meaning(one: Manifest, classes: tuple[str, ...], said: Named, known: Sequence[LabelMapping]) -> LabelMapping:
+    """What the masks mean; where that cannot be known, as grey levels say nothing, with the training's threshold."""
+    above = {mapping.found.threshold for mapping in known}
+    try:
+        return _as_said(one, classes, said, known)
+    except UserError:
+        if said.threshold is not None or len(above) != 1 or None in above:
+            raise
+        return _as_said(one, classes, replace(said, threshold=above.pop()), known)
+
+
+def _as_said(one: Manifest, classes: tuple[str, ...], said: Named, known: Sequence[LabelMapping]) -> LabelMapping:
     found = values_in([row.mask for row in one.rows if row.mask], said.threshold)
     if said.classes:
         return into_classes(build_mapping(found, said.classes), classes)
