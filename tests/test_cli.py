@@ -341,6 +341,7 @@ def bad_inputs(tmp_path, data, run):
         path.unlink()
     train = ["train", str(data), "--out", "new"]
     (tmp_path / "scored").mkdir()
+    shutil.copytree(run / "student", tmp_path / "alone")  # without its run
     shutil.copy(run / "scores.csv", tmp_path / "scored")  # as `evaluate --out scored` leaves it
     return {
         "no verb": (["trian"], "train"),
@@ -382,7 +383,7 @@ def bad_inputs(tmp_path, data, run):
         "images missing": (["predict", str(run), "nowhere*", "-o", "o"], "nowhere"),
         "no out": (["predict", str(run), str(data)], "out"),
         "export to png": (["export", str(run), "-o", "s.png"], ".onnx"),
-        "int8 of nothing": (["export", str(run / "student"), "-o", "s.onnx", "--precision", "int8"], "--data"),
+        "int8 of nothing": (["export", "alone", "-o", "s.onnx", "--precision", "int8"], "--data"),
         "xml without its format": (["export", str(run), "-o", "s.xml"], "--format"),
         "no such split": (["evaluate", str(run / "student"), str(data), "--split", "val"], "split"),
         "masks do not match": (["evaluate", "empty", str(data)], "no mask"),

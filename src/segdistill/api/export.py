@@ -39,7 +39,8 @@ def export(
     Args:
         student: A student's or a run's folder.
         out: The .onnx file to write; for OpenVINO the .xml, beside which a .bin appears.
-        images: Images to calibrate int8 and to compare on (files, folders, patterns); for fp32 none are needed.
+        images: Images and volumes to calibrate int8 and to compare on (files, folders, patterns); for fp32 none are
+            needed.
         data: A folder or manifest with masks, to measure the Dice on: its validation split where it has one, else its
             training split or all. Calibrates int8 if there are no --images. None: a run's own validation images, for
             bf16 and int8; fp32 is compared with torch on the --images, or synthetic ones.
@@ -54,18 +55,26 @@ def export(
             `out` stays as it was.
     """
     folder, out = student_path(student), Path(out)
-    chosen = [source for source, _ in find_images(images)] if images else []
+    chosen = _slices([source for source, _ in find_images(images)]) if images else []
     card, _ = read_card(folder)
     samples: list[Sample] = []
     if data is not None:
         samples = _given(Path(student), Path(data), card, modality)
-    elif not chosen and precision != "fp32" and (Path(student) / "data" / "data.json").exists():
+    elif not chosen and precision != "fp32":
         samples = _own(Path(student), card, modality)
     result = export_student(
         folder, out, images=chosen, labelled=samples, precision=precision, file_format=format, modality=modality
     )
     _show(out, result)
     return result
+
+
+def _slices(files: Sequence[Path]) -> list[Path]:
+    """The images, a volume as its slices."""
+    from ..data.rows import Row
+    from ..data.volumes import expand
+
+    return [row.image for row in expand([Row(file, None) for file in files], Path())]
 
 
 def _given(run: Path, data: Path, card: Card, modality: str | None) -> list[Sample]:
@@ -81,10 +90,13 @@ def _given(run: Path, data: Path, card: Card, modality: str | None) -> list[Samp
 
 
 def _own(run: Path, card: Card, modality: str | None) -> list[Sample]:
-    """The validation images of a run."""
-    from .data import saved_sets
+    """The validation images of the run that a path is or lies in; none where there is no run."""
+    from .data import run_around, saved_sets
 
-    sources, parts = saved_sets(run)
+    around = run_around(run)
+    if around is None:
+        return []
+    sources, parts = saved_sets(around)
     rows = [row for part in parts for row in part]
     validation = [row for row in rows if row.split == "val" and row.mask]
     return _samples(_of_modality(validation, modality, card), sources, card, rows)
