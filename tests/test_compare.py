@@ -9,9 +9,11 @@ import yaml
 from helpers import make_set
 
 from segdistill.api.compare import compare
+from segdistill.api.evaluate import _require_baseline
 from segdistill.api.scored import read_run
 from segdistill.cli import main
 from segdistill.engine.evaluator import FLAGS, TABLE
+from segdistill.types import UserError
 
 SIZE = 10_000  # pixels of every image
 
@@ -239,6 +241,17 @@ def test_swapped_groups_flip_signs(tmp_path):
     forth, back = compare([a, b])[0].lines[0], compare([b, a])[0].lines[0]
     assert back.difference.mean == pytest.approx(-forth.difference.mean)
     assert (forth.verdict, back.verdict) == ("better", "worse")
+
+
+def test_a_baseline_of_another_tolerance_is_refused_before_there_are_scores(tmp_path, capsys):
+    baseline = str(folder(tmp_path / "five", scores(), summary={"tolerance": 5.0}))
+    make_set(tmp_path / "data", count=8, size=32)
+    assert main(["train", "data", "--out", "run", "--cache", "cache", "--size", "32", "--baseline", baseline]) == 2
+    assert "scored with --tolerance 5, not 2; give --tolerance 5" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="--tolerance 5"):
+        _require_baseline(tmp_path / "five", "out", 2.0)
+    _require_baseline(tmp_path / "five", "out", 5.0)
 
 
 def bad(tmp_path):

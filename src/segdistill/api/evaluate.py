@@ -20,7 +20,7 @@ from .options import parse_classes, parse_threshold
 from .references import Split, labelled_rows, resolved, sources_of, with_saved_splits
 from .reporting import beside_baseline, examples, links, student_facts
 from .runs import provenance
-from .scored import read_run
+from .scored import read_run, require_tolerance
 from .terminal import bar, console, show_scores
 from .use import student_path
 
@@ -84,7 +84,7 @@ def evaluate(
         evaluation = evaluate_masks(student, folders[0], split, parse_classes(classes), above, tolerance)
     else:
         if baseline:
-            _require_baseline(Path(baseline), out)
+            _require_baseline(Path(baseline), out, tolerance)
         run, student = student, student_path(student)
         predictor = open_predictor(student, device, threads)
         sets = with_saved_splits(run, load_sets(folders, modality), modality)
@@ -185,9 +185,9 @@ def _report(
     )
 
 
-def _require_baseline(baseline: Path, out: Path | str | None) -> None:
+def _require_baseline(baseline: Path, out: Path | str | None, tolerance: float) -> None:
     """Before anything is scored: there are scores to compare with, and a report to say so."""
-    read_run(baseline)
+    require_tolerance(read_run(baseline), tolerance)
     if any(find_spec(name) is None for name in DRAWING):
         raise UserError(f"--baseline {baseline}: the report needs {' and '.join(DRAWING)}; install segdistill[train]")
     if out is None or Path(out).resolve() == baseline.resolve():

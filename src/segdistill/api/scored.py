@@ -88,6 +88,15 @@ def read_run(folder: Path) -> Run:
     )
 
 
+def require_tolerance(baseline: Run, tolerance: float) -> None:
+    """UserError where scores with this tolerance could not be compared with the baseline's, before there are any."""
+    if baseline.tolerance not in (None, tolerance):
+        raise UserError(
+            f"--baseline {baseline.folder}: scored with --tolerance {baseline.tolerance:g}, not {tolerance:g}; give "
+            f"--tolerance {baseline.tolerance:g}, or score the baseline with evaluate --tolerance {tolerance:g} --out"
+        )
+
+
 def _training(folder: Path) -> tuple[str, dict[str, str], int]:
     """Method, settings and seed of a run."""
     _, options, config = read_config(folder)

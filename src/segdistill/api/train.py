@@ -41,7 +41,7 @@ from .runs import (
     write_json,
     write_text,
 )
-from .scored import read_run
+from .scored import read_run, require_tolerance
 from .taught import refuse_leaks, told_caveats
 from .terminal import console, show_scores
 
@@ -151,6 +151,7 @@ def _with_baseline(options: TrainOptions) -> TrainOptions:
             f"has {options.seed} and {options.drawn_by}, and runs are compared seed by seed on the same splits: "
             f"train with --seed {baseline.seed} --split_seed {baseline.drawn_by}, or give another baseline"
         )
+    require_tolerance(baseline, options.tolerance)
     return replace(options, baseline=options.baseline.resolve())
 
 
