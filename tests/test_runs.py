@@ -26,6 +26,14 @@ def test_the_machine_names_the_instructions_of_its_kernels(monkeypatch):
     assert "torch" not in sys.modules
 
 
+def test_a_run_that_nothing_would_score_is_refused_before_it_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_set(tmp_path / "A", count=6, size=32)
+    assert main(["train", "A", "--size", "32", "--val", "0", "--test", "0", "--onnx", "true", "--out", "run"]) == 2
+    assert "no labelled test or validation image, so there would be no scores" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("sets", [("A",), ("A", "B")])
 def test_a_run_that_is_refused_before_its_first_update_leaves_no_trace(sets, tmp_path, monkeypatch, capsys):
     """The method is built when the data are read, after config.yaml was written."""

@@ -107,6 +107,11 @@ def prepare_data(
     if options.neighbours:
         _check_neighbours(rows)
     findings = audit_rows(rows, said, where, options)
+    if not scored_rows(rows)[1]:
+        raise UserError(
+            f"{where}: no labelled test or validation image, so there would be no scores; give --val or --test above "
+            "0, or masks for images of those splits"
+        )
     refuse(rows)
     write_json(run / "data" / "check.json", findings.to_json())
     for one in sets:
