@@ -344,3 +344,18 @@ def test_a_runs_own_masks_keep_its_threshold(tmp_path):
     assert meant(card, run, "grey")["grey"].found.threshold == 99
     assert meant(card, run, "grey", threshold=99)["grey"] == known
     assert meant(card, run, "grey", threshold=190)["grey"].found.threshold == 190
+
+
+def test_options_say_of_masks_what_they_say_of_a_students_set(tmp_path):
+    """By the set's name too: what is right beside a student is right beside another tool's masks."""
+    data = references(tmp_path / "data", scene(200) + np.arange(32))
+    save(tmp_path / "predicted" / "0.png", scene(1))
+    assert dice(data, "--classes", "data=bg,polyp", "--threshold", "data=127", "--modality", "colonoscopy") == {
+        "polyp": 1
+    }
+    with open("scores/scores.csv", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["dataset"], row["modality"]) == ("data", "colonoscopy")
+    plain = ["evaluate", "predicted", str(data / "masks"), "--threshold", "masks=127", "--classes", "masks=bg,polyp"]
+    assert main(plain) == 0
+    assert main([*plain, "--classes", "other=bg,polyp"]) == 2

@@ -16,7 +16,6 @@ from ..report.html import ReportData, write_report
 from ..types import UserError
 from .data import describe_sources, load_sets, named_sets
 from .evaluate_masks import evaluate_masks
-from .options import parse_classes, parse_threshold
 from .references import Split, labelled_rows, resolved, sources_of, with_saved_splits
 from .reporting import beside_baseline, examples, links, student_facts
 from .runs import provenance
@@ -80,8 +79,9 @@ def evaluate(
             raise UserError(f"--metrics {metrics} needs probabilities, and {student} holds masks; leave it out")
         if baseline:
             raise UserError(f"--baseline {baseline}: masks get no report; use segdistill compare {baseline} OUT")
-        above = parse_threshold(None if threshold is None else str(threshold))
-        evaluation = evaluate_masks(student, folders[0], split, parse_classes(classes), above, tolerance)
+        evaluation = evaluate_masks(
+            student, folders[0], split, tolerance, classes=classes, threshold=threshold, modality=modality
+        )
     else:
         if baseline:
             _require_baseline(Path(baseline), out, tolerance)

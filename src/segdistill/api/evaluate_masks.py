@@ -8,23 +8,33 @@ from pathlib import Path
 from ..data.labels import LabelMapping, as_known, build_mapping
 from ..data.manifest import load_manifest
 from ..data.rows import Manifest, Row
+from ..data.several import join_manifests
 from ..data.volumes import expand
 from ..engine.evaluator import Evaluation, Part, cases_of, evaluate_cases
 from ..formats import IMAGE_SUFFIXES, check_pair, is_volume, read_mask, split_address, stem_of
 from ..types import UserError
+from .data import named_sets
 from .references import Split, labelled_rows, resolved, show_meaning, values_in
 
 
 def evaluate_masks(
-    predicted: Path, data: Path, split: Split, classes: list[str] | None, threshold: int | None, tolerance: float
+    predicted: Path,
+    data: Path,
+    split: Split,
+    tolerance: float,
+    *,
+    classes: str | None = None,
+    threshold: int | str | None = None,
+    modality: str | None = None,
 ) -> Evaluation:
     """Masks against masks, matched by their path without suffix, as far up as it is given.
 
-    What values mean is asked of all references, whatever is scored.
+    What values mean is asked of all references, whatever is scored; options are as for a student.
     """
-    manifest, rows, scored = _references(data, split)
+    manifest, rows, scored = _references(data, split, modality)
+    said = named_sets([manifest], classes, threshold)[manifest.name]
     guessed = _matched(rows, manifest.root, predicted)
-    truth = build_mapping(values_in([row.mask for row in manifest.rows if row.mask], threshold), classes)
+    truth = build_mapping(values_in([row.mask for row in manifest.rows if row.mask], said.threshold), said.classes)
     guess = _meaning(list(guessed.values()), truth, predicted)
     show_meaning("reference values", truth)
     show_meaning("predicted values", guess)
@@ -34,13 +44,16 @@ def evaluate_masks(
         return Part(guess.apply(read_mask(guessed[row.image])), truth.apply(read_mask(row.mask)))
 
     evaluation = evaluate_cases(
-        cases_of(rows, look, {"": manifest.root}), classes=truth.classes, dataset=manifest.name, tolerance=tolerance
+        cases_of(rows, look, {manifest.name: manifest.root}),
+        classes=truth.classes,
+        dataset=manifest.name,
+        tolerance=tolerance,
     )
     evaluation.summary["run"] = {"scored split": scored}
     return evaluation
 
 
-def _references(data: Path, split: Split) -> tuple[Manifest, list[Row], str]:
+def _references(data: Path, split: Split, modality: str | None) -> tuple[Manifest, list[Row], str]:
     """A data set, or a plain folder of masks; its labelled rows of a split, and that split."""
     try:
         manifest = load_manifest(data)
@@ -48,7 +61,9 @@ def _references(data: Path, split: Split) -> tuple[Manifest, list[Row], str]:
         plain = expand([Row(path, path) for path in _masks_below(data)], data) if data.is_dir() else []
         if not plain:
             raise
-        return Manifest(data.resolve().name, data, tuple(plain)), plain, "all"
+        (manifest,) = join_manifests([Manifest(data.resolve().name, data, tuple(plain))], modality)
+        return manifest, [*manifest.rows], "all"
+    (manifest,) = join_manifests([manifest], modality)
     return manifest, labelled_rows(manifest.rows, split, data), resolved(manifest.rows, split)
 
 
