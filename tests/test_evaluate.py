@@ -359,3 +359,11 @@ def test_options_say_of_masks_what_they_say_of_a_students_set(tmp_path):
     plain = ["evaluate", "predicted", str(data / "masks"), "--threshold", "masks=127", "--classes", "masks=bg,polyp"]
     assert main(plain) == 0
     assert main([*plain, "--classes", "other=bg,polyp"]) == 2
+
+
+def test_a_run_that_has_not_ended_is_no_folder_of_masks(tmp_path, capsys):
+    run, _ = joint(tmp_path)
+    (run / "config.yaml").write_text("method: supervised\n", encoding="utf-8")
+    assert main(["evaluate", str(run), str(tmp_path / "A")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "its training has not ended; go on with segdistill train --resume" in said

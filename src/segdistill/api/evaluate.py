@@ -14,7 +14,7 @@ from ..deploy.predictor import Predictor, open_predictor
 from ..engine.evaluator import Evaluation, evaluate_cases, predicted_cases, write_scores
 from ..report.html import ReportData, write_report
 from ..types import UserError
-from .data import describe_sources, load_sets, named_sets
+from .data import describe_sources, load_sets, named_sets, run_around
 from .evaluate_masks import evaluate_masks
 from .references import Split, labelled_rows, resolved, sources_of, with_saved_splits
 from .reporting import beside_baseline, examples, links, student_facts
@@ -73,6 +73,11 @@ def evaluate(
     student, folders = Path(student), [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
     report = None
     if _holds_masks(student):
+        if (student / "config.yaml").is_file() and run_around(student) == student:
+            raise UserError(
+                f"{student}: a run without a student, as its training has not ended; go on with segdistill train "
+                f"--resume {student}, or give a folder of masks"
+            )
         if len(folders) > 1:
             raise UserError(f"{student}: a folder of masks is scored against one data set; give one, or a student")
         if metrics:
