@@ -2,13 +2,17 @@
 
 import platform
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import make_set
 
-from segdistill.api.runs import machine
+from segdistill.api.options import TrainOptions
+from segdistill.api.runs import machine, read_config
+from segdistill.api.train import _new_run
 from segdistill.cli import main
+from segdistill.methods.supervised import SupervisedConfig
 
 
 def test_the_machine_names_the_instructions_of_its_kernels(monkeypatch):
@@ -32,6 +36,12 @@ def test_a_run_that_nothing_would_score_is_refused_before_it_is_written(tmp_path
     assert main(["train", "A", "--size", "32", "--val", "0", "--test", "0", "--onnx", "true", "--out", "run"]) == 2
     assert "no labelled test or validation image, so there would be no scores" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_finds_its_cache_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = _new_run([make_set(tmp_path / "A", size=32)], "run", TrainOptions(cache=Path("mine")), SupervisedConfig())
+    assert read_config(run)[1].cache == tmp_path.resolve() / "mine"
 
 
 @pytest.mark.parametrize("sets", [("A",), ("A", "B")])

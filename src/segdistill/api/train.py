@@ -124,6 +124,8 @@ def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions
         config = require(config)
     known = _known(options, config)
     options = _with_baseline(options)
+    if options.cache:  # resumed from another folder, it is the same
+        options = replace(options, cache=options.cache.resolve())
 
     def refuse(rows: Sequence[Row]) -> None:
         if not options.allow_leakage:
