@@ -385,7 +385,7 @@ def bad_inputs(tmp_path, data, run):
         "export to png": (["export", str(run), "-o", "s.png"], ".onnx"),
         "int8 of nothing": (["export", "alone", "-o", "s.onnx", "--precision", "int8"], "--data"),
         "xml without its format": (["export", str(run), "-o", "s.xml"], "--format"),
-        "no such split": (["evaluate", str(run / "student"), str(data), "--split", "val"], "split"),
+        "no such split": (["evaluate", "alone", str(data), "--split", "val"], "split"),
         "masks do not match": (["evaluate", "empty", str(data)], "no mask"),
         "unknown preset": (["check", str(data), "--show-augment", "wild"], "weak"),
         "no picture": (["check", str(data), "--show-augment", "weak", "--images", "0"], "--images 0"),
