@@ -8,7 +8,7 @@
 
 A row per run of the campaign's plan (`on SET` after its name: of those on this data set), over its finished seeds:
 best validation Dice, test Dice (least to most over seeds; of one seed its 95 % interval over images), the difference
-to the baseline (or to the run that the plan names as `against`) on the same images and seeds with its 95 % interval
+to the baseline (or to the runs that the plan names as `against`) on the same images and seeds with its 95 % interval
 (images and seeds drawn), HD95, Dice of the last weights instead of the best on validation, parameters, ms per image
 in torch (the least of all runs of the campaign that have this network and size on one thread), minutes of training;
 below, data hashes and versions. `sets` in place of `table`: the table of results_sets.py; `<!-- worst CAMPAIGN: NAME,
@@ -79,8 +79,13 @@ def made(kind: str, campaign: str, data: str | None, baseline: str, wholes: str 
     if kind == "sets":
         rows = {run["name"]: run.get("row", run["name"]) for run in plan}
         return sets_table(rows, found, baseline) + sources(campaign, found)
-    against = {run["name"]: run.get("against", baseline) for run in plan}
+    against = {run["name"]: listed(run.get("against", baseline)) for run in plan}
     return table(found, against, baseline, (wholes or "").split(" and ")) + sources(campaign, found)
+
+
+def listed(names: str | list[str]) -> list[str]:
+    """One name, or several."""
+    return [names] if isinstance(names, str) else names
 
 
 def sources(campaign: str, found: dict[str, dict[int, Entry]]) -> str:
@@ -99,13 +104,13 @@ def named(entry: Entry) -> list[str]:
     return [entry["data"]] if isinstance(entry["data"], str) else entry["data"]
 
 
-def table(found: dict[str, dict[int, Entry]], against: dict[str, str], baseline: str, wholes: list[str]) -> str:
-    """Markdown; `against` names each run's control; of the runs named `wholes` also what their other students reach."""
+def table(found: dict[str, dict[int, Entry]], against: dict[str, list[str]], baseline: str, wholes: list[str]) -> str:
+    """Markdown; `against` names each run's controls; of the runs named `wholes` also what other students reach."""
     lines, every = [HEAD], [entry for entries in found.values() for entry in entries.values()]
     for name, entries in found.items():
         ms = least_ms(next(iter(entries.values())), every) if entries else 0.0
-        other = "" if against[name] == baseline else against[name]
-        lines += [row(name, entries, found[against[name]], ms, other), *(parts(entries) if name in wholes else [])]
+        gaps = [gap(entries, found[to]) + (f" to {to}" if to != baseline else "") for to in against[name] if to != name]
+        lines += [row(name, entries, "; ".join(gaps), ms), *(parts(entries) if name in wholes else [])]
     return "\n".join(lines)
 
 
@@ -138,8 +143,8 @@ def finished(results: Path, run: dict[str, Any]) -> dict[int, Entry]:
     return {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.exists()}
 
 
-def row(name: str, entries: dict[int, Entry], baseline: dict[int, Entry], ms: float, to: str = "") -> str:
-    """`to` names a control that is not the table's."""
+def row(name: str, entries: dict[int, Entry], gaps: str, ms: float) -> str:
+    """`gaps` are the differences to its controls, in words."""
     if not entries:
         return f"| {name} | not run |" + " |" * (len(TITLES) - 2)
     runs = list(entries.values())
@@ -153,7 +158,7 @@ def row(name: str, entries: dict[int, Entry], baseline: dict[int, Entry], ms: fl
         ", ".join(map(str, entries)),
         f"{statistics.mean(summary['run']['best validation Dice'] for summary in summaries):.3f}",
         f"{statistics.mean(means):.3f} " + spread.format(*ends),
-        gap(entries, baseline) + (f" to {to}" if to else "") if entries is not baseline else "",
+        gaps,
         f"{statistics.mean(summary['mean']['hd95']['mean'] for summary in summaries):.1f}",
         f"{statistics.mean(entry['last'] for entry in runs):.3f}",
         f"{runs[0]['parameters'] / 1e6:.1f}",

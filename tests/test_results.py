@@ -47,7 +47,7 @@ def test_a_row_is_paired_by_seed_and_image(tables):
     better = {
         seed: entry({name: dice + 0.1 for name, dice in reversed(base[seed]["images"].items())}) for seed in (0, 2)
     }
-    cells = [cell.strip() for cell in tables.row("ours", better, base, 7.4).strip("|").split("|")]
+    cells = [cell.strip() for cell in tables.row("ours", better, tables.gap(better, base), 7.4).strip("|").split("|")]
     means = [better[seed]["summary"]["mean"]["dice"]["mean"] for seed in (0, 2)]
     assert cells == [
         "ours",
@@ -61,7 +61,7 @@ def test_a_row_is_paired_by_seed_and_image(tables):
         "7",
         "1",
     ]
-    assert tables.row("ours", {1: base[1]}, base, 7.4).count("[0.100, 0.900]") == 1
+    assert tables.row("ours", {1: base[1]}, "", 7.4).count("[0.100, 0.900]") == 1
     assert tables.parts(better) == ["| – its unet alone | 0, 2 | | 0.250 (0.250 to 0.250) | | 20.0 | | 1.0 | | |"]
     assert tables.gap({7: base[0]}, base) == "no seed in common"
 
@@ -140,9 +140,12 @@ def test_a_row_with_a_control_of_its_own_names_it(tables):
     found = {"base": {0: base}, "other": {0: other}, "ours": {0: ours}}
     for one in (base, other, ours):
         one["config"] = {"size": 64, "threads": 1}
-    lines = tables.table(found, {"base": "base", "other": "base", "ours": "other"}, "base", []).splitlines()
-    differences = [line.split("|")[5].strip() for line in lines[2:]]
-    assert differences == ["", "-0.250 [-0.250, -0.250]", "+0.500 [+0.500, +0.500] to other"]
+    found["late"] = {}
+    against = {"base": ["base"], "other": ["base"], "ours": ["other", "late"], "late": ["base"]}
+    lines = tables.table(found, against, "base", []).splitlines()
+    differences = [line.split("|")[5].strip() for line in lines[2:5]]
+    ours = "+0.500 [+0.500, +0.500] to other; no seed in common to late"
+    assert differences == ["", "-0.250 [-0.250, -0.250]", ours]
 
 
 def test_a_table_says_what_it_is_made_of(tables):
