@@ -24,18 +24,18 @@ BUDGETS = (15, 60, 150, 600)
 NAMES = {"supervised": "supervised U-Net", "trio": "supervised trio", "knowsam": "KnowSAM without SAM"}
 PERCENT = (1, 2, 5, 10, 20, 50)
 AT_60 = {"supervised": "supervised", "trio": "trio", "knowsam": "knowsam_without_sam"}  # of few_labels
-LONGEST = {"supervised": "supervised_6000", "trio": "trio_6000_plain", "knowsam": "knowsam_without_sam_6000_plain"}
+LONGEST = {"supervised": "supervised_6000", "trio": "trio_6000", "knowsam": "knowsam_without_sam_6000"}
 
 
 def main() -> None:
     """Draw what is finished."""
     FIGURES.mkdir(exist_ok=True)
     for name, draw in {"label_curve": label_curve, "cost": cost, "worst_cases": worst_cases}.items():
-        figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+        figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
         draw(axes)
         axes.set_ylabel("test Dice")
         axes.grid(alpha=0.3)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
         figure.savefig(FIGURES / f"{name}.png", dpi=110, metadata={"Software": None})
 
 
