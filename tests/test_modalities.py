@@ -165,11 +165,15 @@ def test_an_extension_goes_on_where_it_stopped(place, grown):
     assert open_predictor(place / "twice" / "student").card.modalities == ("dark", "bright", "striped", "again")
 
 
+TWICE = ["--iterations", "8", "--esp_medsam.head_iterations", "9"]
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [
         (["--modality", "dark"], "the student knows it already"),
         (["--modality", "new", "--size", "32"], "size"),
+        (["--modality", "new", *TWICE], "give one: --iterations 9 in place of both"),
     ],
 )
 def test_what_cannot_be_added(place, capsys, words, match):

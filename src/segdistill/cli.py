@@ -231,6 +231,7 @@ def _extend(words: list[str]) -> int:
     given = parse(parser, words)
     options = {name: given[name] for name in TrainOptions.__dataclass_fields__ if name not in OF_THE_STUDENT}
     settings = config(**{name: given.esp_medsam[name] for name in OF_AN_ADDITION})
+    refuse_two_lengths(words, "esp_medsam", given.esp_medsam, given.iterations)
     extend(given.student, given.data, given.modality, given.out, TrainOptions(**options), settings)
     return 0
 
