@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..data.rows import Manifest, Row
 from ..data.several import Source
@@ -73,41 +73,40 @@ def evaluate(
     student, folders = Path(student), [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
     report = None
     if _holds_masks(student):
-        if (student / "config.yaml").is_file() and run_around(student) == student:
-            raise UserError(
-                f"{student}: a run without a student, as its training has not ended; go on with segdistill train "
-                f"--resume {student}, or give a folder of masks"
-            )
-        if len(folders) > 1:
-            raise UserError(f"{student}: a folder of masks is scored against one data set; give one, or a student")
-        if metrics:
-            raise UserError(f"--metrics {metrics} needs probabilities, and {student} holds masks; leave it out")
-        if baseline:
-            raise UserError(f"--baseline {baseline}: masks get no report; use segdistill compare {baseline} OUT")
+        _require_masks(student, folders, metrics, baseline)
         evaluation = evaluate_masks(
             student, folders[0], split, tolerance, classes=classes, threshold=threshold, modality=modality
         )
     else:
         if baseline:
             _require_baseline(Path(baseline), out, tolerance)
-        run, student = student, student_path(student)
-        predictor = open_predictor(student, device, threads)
-        sets = with_saved_splits(run, load_sets(folders, modality), modality)
+        predictor = open_predictor(student_path(student), device, threads)
+        sets = with_saved_splits(student, load_sets(folders, modality), modality)
         if metrics == "polyp":
             _require_polyp(predictor.card.classes, sets)
-        rows = [row for one in sets for row in labelled_rows(one.rows, split, one.root)]
-        sources = sources_of(sets, predictor.card, named_sets(sets, classes, threshold), run)
-        among = [row for one in sets for row in one.rows]
-        evaluation = _evaluate_student(predictor, rows, among, sources, tolerance, polyp=metrics == "polyp")
-        scored = ", ".join(sorted({resolved(one.rows, split) for one in sets}))
-        evaluation.summary["run"] = {"scored split": scored}
+        images = _Images(
+            rows=[row for one in sets for row in labelled_rows(one.rows, split, one.root)],
+            among=[row for one in sets for row in one.rows],
+            sources=sources_of(sets, predictor.card, named_sets(sets, classes, threshold), student),
+            split=", ".join(sorted({resolved(one.rows, split) for one in sets})),
+        )
+        evaluation = _evaluate_student(predictor, images, tolerance, polyp=metrics == "polyp")
         if out is not None and _can_draw():
-            report = _report(student, predictor, sources, rows, among, evaluation)
+            report = _report(student_path(student), predictor, images, evaluation)
     if out:
         _write(Path(out), evaluation, report, baseline)
     part = evaluation.summary["run"]["scored split"]
     show_scores(f"{', '.join(one.name for one in folders)}, split {part}, original resolution", evaluation.summary)
     return evaluation.summary
+
+
+class _Images(NamedTuple):
+    """What a student is scored on: `rows` of all that lie in its data sets (`among`), each from one of the sources."""
+
+    rows: Sequence[Row]
+    among: Sequence[Row]
+    sources: dict[str, Source]
+    split: str
 
 
 def _holds_masks(given: Path) -> bool:
@@ -133,24 +132,18 @@ def _write(out: Path, evaluation: Evaluation, report: ReportData | None, baselin
     console.print(f"report: {out / 'report.html'}", markup=False)
 
 
-def _evaluate_student(
-    predictor: Predictor,
-    rows: Sequence[Row],
-    among: Sequence[Row],
-    sources: dict[str, Source],
-    tolerance: float,
-    *,
-    polyp: bool,
-) -> Evaluation:
+def _evaluate_student(predictor: Predictor, images: _Images, tolerance: float, *, polyp: bool) -> Evaluation:
     with bar("scoring") as progress:
-        return evaluate_cases(
-            predicted_cases(predictor, rows, sources, among=among, polyp=polyp),
+        evaluation = evaluate_cases(
+            predicted_cases(predictor, images.rows, images.sources, among=images.among, polyp=polyp),
             classes=predictor.card.classes,
             dataset="",
             modalities=predictor.card.modalities,
             tolerance=tolerance,
-            on_progress=lambda done: progress(done, len(rows)),
+            on_progress=lambda done: progress(done, len(images.rows)),
         )
+    evaluation.summary["run"] = {"scored split": images.split}
+    return evaluation
 
 
 def _can_draw() -> bool:
@@ -162,32 +155,40 @@ def _can_draw() -> bool:
     return not missing
 
 
-def _report(
-    student: Path,
-    predictor: Predictor,
-    sources: dict[str, Source],
-    rows: Sequence[Row],
-    among: Sequence[Row],
-    evaluation: Evaluation,
-) -> ReportData:
-    made, names, scored = provenance(), ", ".join(sources), evaluation.summary["run"]["scored split"]
+def _report(student: Path, predictor: Predictor, images: _Images, evaluation: Evaluation) -> ReportData:
+    made, names = provenance(), ", ".join(images.sources)
     return ReportData(
         title=f"{names}: {predictor.card.method} student",
         command=made["command"],
-        facts={"data": names, "scored split": scored, "machine": made["machine"], **made["versions"]},
+        facts={"data": names, "scored split": images.split, "machine": made["machine"], **made["versions"]},
         config="",
         classes=predictor.card.classes,
         colours=predictor.card.colours,
         splits=[],
-        mapping=describe_sources(sources),
+        mapping=describe_sources(images.sources),
         log=[],
         summary=evaluation.summary,
         scores=evaluation.scores,
-        examples=list(examples(evaluation, predictor, sources, rows, among)),
+        examples=list(examples(evaluation, predictor, images.sources, images.rows, images.among)),
         student=student_facts(student, predictor, evaluation.summary),
         warnings=[],
-        scored=scored,
+        scored=images.split,
     )
+
+
+def _require_masks(masks: Path, folders: Sequence[Path], metrics: str | None, baseline: Path | str | None) -> None:
+    """Before anything is scored: it is a folder of masks, and nothing is asked that only a student has."""
+    if (masks / "config.yaml").is_file() and run_around(masks) == masks:
+        raise UserError(
+            f"{masks}: a run without a student, as its training has not ended; go on with segdistill train "
+            f"--resume {masks}, or give a folder of masks"
+        )
+    if len(folders) > 1:
+        raise UserError(f"{masks}: a folder of masks is scored against one data set; give one, or a student")
+    if metrics:
+        raise UserError(f"--metrics {metrics} needs probabilities, and {masks} holds masks; leave it out")
+    if baseline:
+        raise UserError(f"--baseline {baseline}: masks get no report; use segdistill compare {baseline} OUT")
 
 
 def _require_baseline(baseline: Path, out: Path | str | None, tolerance: float) -> None:
