@@ -146,3 +146,13 @@ def test_whose_weights_a_run_stands_on(place):
     assert pretrained(KnowSAMConfig(teacher=str(file))) == {
         "teacher": "some.pth: licence not known here; that of its source applies"
     }
+
+
+def test_classes_that_only_their_side_tells_apart_are_warned_of(tmp_path, capsys):
+    make_set(tmp_path / "lungs", classes=3)
+    words = ["train", str(tmp_path / "lungs"), "--iterations", "1", "--size", "32", "--threads", "1"]
+    named = [*words, "--classes", "background,left lung,Right-lung"]
+    main([*named, "--out", str(tmp_path / "mirrored")])
+    assert "left lung, Right-lung: training images are mirrored" in " ".join(capsys.readouterr().out.split())
+    main([*named, "--flips", "vertical", "--out", str(tmp_path / "not")])
+    assert "mirrored" not in capsys.readouterr().out

@@ -22,12 +22,13 @@ from segdistill.engine.trainer import Trainer
 from segdistill.losses.attention import attention_loss, released_symmetric_loss, row_attention, symmetric_loss
 from segdistill.losses.distillation import distillation_kl
 from segdistill.losses.structure import released_structure_loss, structure_loss
-from segdistill.methods.kdas import DISTILLED, KDAS, KDASConfig, weak_turned
+from segdistill.methods.kdas import DISTILLED, KDAS, KDASConfig
 from segdistill.methods.kdas_remarks import drawn, sentences
 from segdistill.models.polyp_pvt import PolypPVT, enlarged
 from segdistill.models.polyp_pvt_official import NAMES
 from segdistill.models.students import build_student
 from segdistill.models.teachers import load_teacher
+from segdistill.transforms.presets import weak_turned
 from segdistill.types import Batch, Clip, Task, UserError
 
 SIZE = 64

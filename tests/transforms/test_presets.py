@@ -6,16 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdistill.transforms.presets import (
+    FLIPS,
     PRESETS,
+    BySupervision,
     Preset,
-    by_supervision,
     evaluation,
     strong,
     weak,
     weak_strong,
+    weak_turned,
+    with_flips,
     with_view,
 )
-from segdistill.types import Batch
+from segdistill.types import Batch, UserError
 
 
 def make_batch(rows: int = 6, size: tuple[int, int] = (48, 64), labelled: list[bool] | None = None) -> Batch:
@@ -129,7 +132,7 @@ def test_weak_strong_gives_each_row_its_preset_and_keeps_the_order() -> None:
         return preset  # type: ignore[return-value]
 
     batch = make_batch(5, (4, 4), [False, True, True, False, True])
-    done = by_supervision(mark(0.5), mark(0.25))(batch)
+    done = BySupervision(mark(0.5), mark(0.25))(batch)
     assert done.image[:, 0, 0, 0].tolist() == [100.25, 101.5, 102.5, 103.25, 104.5]
     assert_same(done._replace(image=batch.image), batch)
 
@@ -144,7 +147,7 @@ def test_weak_strong_with_one_kind_of_row_is_that_preset(labelled: bool) -> None
 
 
 def test_a_view_per_supervision() -> None:
-    done = by_supervision(with_view(weak), with_view(strong))(make_batch(5))
+    done = BySupervision(with_view(weak), with_view(strong))(make_batch(5))
     assert done.view is not None
     assert done.view.shape == done.image.shape
 
@@ -154,3 +157,33 @@ def test_the_input_is_not_changed() -> None:
     copy = Batch(*(field.clone() if isinstance(field, torch.Tensor) else field for field in batch))
     with_view(strong)(batch)
     assert_same(batch, copy)
+
+
+@pytest.mark.parametrize("flips", FLIPS)
+@pytest.mark.parametrize("preset", [weak, strong, weak_strong, weak_turned, with_view(weak)])
+def test_only_the_flips_that_are_allowed(preset: Preset, flips: str) -> None:
+    """The label says in which quarter a pixel was; which it is in afterwards, seen at the quarters' middles."""
+    quarters = torch.zeros(64, 64, dtype=torch.long)
+    quarters[:32, 32:], quarters[32:, :32], quarters[32:, 32:] = 1, 2, 3
+    batch = make_batch(60, (64, 64))._replace(mask=quarters.expand(60, 64, 64))
+    torch.manual_seed(0)
+    middles = with_flips(preset, flips)(batch).mask[:, 16::32, 16::32].flatten(1)
+    seen = {tuple(row) for row in middles.tolist()}
+    plain, mirrored, upside_down, turned = (0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 0, 1), (3, 2, 1, 0)
+    allowed = {
+        "none": {plain},
+        "horizontal": {plain, mirrored},
+        "vertical": {plain, upside_down},
+        "both": {plain, mirrored, upside_down, turned},
+    }[flips]
+    assert seen >= allowed
+    if preset is not weak_turned or flips != "both":
+        assert seen == allowed
+    else:
+        assert len(seen) == 8
+
+
+def test_the_flips_of_a_strangers_augmentation_are_unknown() -> None:
+    assert with_flips(evaluation, "none") is evaluation
+    with pytest.raises(UserError, match="--flips none"):
+        with_flips(lambda batch: batch, "none")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from .pretrained import pretrained
 from .references import meanings
 from .runs import read_json, versions
 from .terminal import bar
+
+SIDES = ("left", "right", "l", "r")
 
 
 def student_card(
@@ -97,8 +100,8 @@ def check_findings(run: Path) -> list[str]:
     return [f"{entry['what']} ({', '.join(entry['files'])}): {entry['way_out']}" for entry in found]
 
 
-def caveats(data: Dataset) -> list[str]:
-    """What a reader of the scores must know."""
+def caveats(data: Dataset, flips: str) -> list[str]:
+    """What a reader of the scores must know; `flips` are those of the training."""
     labelled = {split: {row.dataset for row in data.rows if row.split == split and row.mask} for split in SPLITS}
     lines = []
     if not labelled["val"]:
@@ -109,9 +112,23 @@ def caveats(data: Dataset) -> list[str]:
         lines.append("no labelled test image: scores are on the validation split, which chose the weights (optimistic)")
     elif unscored := [name for name in data.datasets if name not in labelled["test"]]:
         lines.append(f"no labelled test image in {', '.join(unscored)}: nothing is scored there")
+    if flips in ("both", "horizontal") and (sided := _differ_by_side(data.classes)):
+        lines.append(
+            f"{', '.join(sided)}: training images are mirrored at random; if only the side tells these classes apart, "
+            "train with --flips vertical or none"
+        )
     if not any(row.patient for row in data.rows):
         kind = "volumes" if all(row.volume for row in data.rows) else "images"
         lines.append(
             f"patients are unknown: {kind} of one patient may be in several splits, and intervals are over {kind}"
         )
     return lines
+
+
+def _differ_by_side(classes: Sequence[str]) -> list[str]:
+    """Classes whose names are others' but for left and right."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for name in classes:
+        words = re.findall(r"[^\W_]+", name.lower())
+        places.setdefault(tuple("*" if word in SIDES else word for word in words), []).append(name)
+    return [name for words, names in places.items() if "*" in words and len(names) > 1 for name in names]

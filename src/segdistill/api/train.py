@@ -194,7 +194,7 @@ def _to_the_end(
     known = _known(options, config)
     loaded = processes.in_turn(lambda: load_data(run, options, known))
     data = loaded.dataset
-    warnings = [*caveats(data), *told_caveats(config, data.rows), *check_findings(run)]
+    warnings = [*caveats(data, options.flips), *told_caveats(config, data.rows), *check_findings(run)]
     for line in warnings:
         console.print(f"warning: {line}", markup=False, style="yellow")
     with _timed(run, processes):

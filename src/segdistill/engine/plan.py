@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..transforms.presets import with_flips
 from ..types import Batch, Stage
 from .settings import Settings
 
@@ -17,21 +18,22 @@ VALIDATIONS = 20  # per stage, unless the user says how often
 
 
 def planned(stages: Sequence[Stage], settings: Settings, rows: tuple[int, int], world: int = 1) -> list[Stage]:
-    """The method's stages, shortened or lengthened as asked, each keeping its share.
+    """The method's stages, shortened or lengthened as asked, each keeping its share, with the flips asked for.
 
     Args:
         stages: The method's plan.
-        settings: Says iterations or epochs, if anything.
+        settings: Says iterations or epochs, if anything, and the flips.
         rows: (labelled, other) training rows, to convert epochs.
         world: Processes, each with a batch of its own.
     """
+    stages = [replace(stage, augment=with_flips(stage.augment, settings.flips)) for stage in stages]
     wanted = settings.iterations
     if settings.epochs is not None:
         last = stages[-1].batch
         in_epoch, at_once = (rows[0], last[0]) if last[0] else (sum(rows), last[1])
         wanted = max(1, round(settings.epochs * in_epoch / (at_once * settings.accumulate * world)))
     if wanted is None:
-        return list(stages)
+        return stages
     total = sum(stage.iterations for stage in stages)
     return [replace(stage, iterations=max(1, round(wanted * stage.iterations / total))) for stage in stages]
 

@@ -18,6 +18,8 @@ class Settings:
         nodes: Hosts; above 1, torchrun or srun starts the processes.
         precision: "auto" takes the faster one, measured on this machine at the start of the run.
         accumulate: Batches per update.
+        flips: How training images are mirrored at random, each way with probability .5: "horizontal" swaps left and
+            right. Where only its side tells a class from another: "vertical" or "none".
         compile: Compile the step with torch.compile.
         iterations: Updates over all stages; each stage keeps its share. None: as the method says.
         epochs: The same as passes over the training rows of the last stage's kind.
@@ -34,6 +36,7 @@ class Settings:
     nodes: int = 1
     precision: Literal["auto", "32", "bf16"] = "auto"
     accumulate: int = 1
+    flips: Literal["both", "horizontal", "vertical", "none"] = "both"
     compile: bool = False
     iterations: int | None = None
     epochs: float | None = None

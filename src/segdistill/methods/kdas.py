@@ -36,7 +36,7 @@ from ..models.pvt import load_backbone
 from ..models.students import build_student
 from ..models.teachers import load_teacher
 from ..models.weights import settled
-from ..transforms.presets import weak
+from ..transforms.presets import weak_turned
 from ..types import Batch, Clip, Remarks, Stage, StepOutput, Task, UserError
 from .kdas_remarks import drawn, sentences
 
@@ -301,16 +301,6 @@ def annotated(maps: Maps, classes: Tensor) -> Maps:
     unknown = ~classes[:, 1:, None, None]
     first, second = maps.first.masked_fill(unknown, 0), maps.second.masked_fill(unknown, 0)
     return maps._replace(first=first, second=second, logits=annotated_logits(maps.logits, classes))
-
-
-def weak_turned(batch: Batch) -> Batch:
-    """The weak preset; square images are also transposed with probability .5: with its flips, any quarter turn."""
-    batch = weak(batch)
-    if batch.image.shape[-2] != batch.image.shape[-1]:
-        return batch
-    turned = (torch.rand(len(batch.image)) < 0.5).to(batch.image.device)[:, None, None]
-    image = torch.where(turned[:, None], batch.image.mT, batch.image)
-    return batch._replace(image=image, mask=torch.where(turned, batch.mask.mT, batch.mask))
 
 
 def polyp_pvt(classes: int, backbone: str, weights: str) -> PolypPVT:

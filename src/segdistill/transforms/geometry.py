@@ -42,12 +42,15 @@ class Motion(NamedTuple):
         return self.shift.any(1) | (self.scale != 1) | (self.angle != 0) | bent
 
 
-def draw_motion(rows: int, distortion: float) -> Motion:
-    """Random motions; `distortion` is the probability of a smooth distortion, whose field is one of FIELDS."""
+def draw_motion(rows: int, distortion: float, flips: tuple[bool, bool] = (True, True)) -> Motion:
+    """Random motions, mirrored only in the given axes (x, y).
+
+    `distortion` is the probability of a smooth distortion, whose field is one of FIELDS.
+    """
     moves = (torch.rand(rows) < MOVE).float()
     chosen = torch.where(torch.rand(rows) < distortion, torch.randint(len(FIELDS), (rows,)), -1)
     return Motion(
-        flip=torch.rand(rows, 2) < FLIP,
+        flip=(torch.rand(rows, 2) < FLIP) & torch.tensor(flips),
         shift=_uniform(rows, 2) * SHIFT * moves[:, None],
         scale=1 + _uniform(rows) * SCALE * moves,
         angle=_uniform(rows) * ROTATE * moves,
