@@ -1,6 +1,7 @@
 """Start-up is fast because nothing heavy is imported before it is used; predicting from a file never needs torch."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -67,13 +68,7 @@ def test_no_torch(code):
 
 
 def test_help_is_instant():
-    command = [sys.executable, "-c", "from segdistill.cli import main; main(['--help'])"]
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
+    assert took("from segdistill.cli import main; main(['--help'])") < 0.5
 
 
 def test_the_python_api_has_the_verbs():
@@ -94,16 +89,22 @@ def test_predicting_from_a_file_imports_nothing_heavy(bright_file):
 
 
 def test_a_prediction_takes_less_than_a_second_from_a_cold_start(bright_file):
-    """The best of up to ten: other work on the machine only adds to it."""
-    code = f"from segdistill.cli import main; main({words(bright_file)})"
-    assert any(took(code) < 1 for _ in range(10))
+    assert took(f"from segdistill.cli import main; main({words(bright_file)})") < 1
 
 
 def took(code):
-    """Seconds of a process."""
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    return time.perf_counter() - start
+    """Seconds that a process computes, the best of three: other work on the machine hardly lengthens them.
+
+    Windows does not tell: there they are those of the clock.
+    """
+    seconds = []
+    for _ in range(3):
+        before, start = os.times(), time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        after, clock = os.times(), time.perf_counter() - start
+        computed = after.children_user - before.children_user + after.children_system - before.children_system
+        seconds.append(computed or clock)
+    return min(seconds)
 
 
 def installed_with(extra):
