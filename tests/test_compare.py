@@ -90,7 +90,7 @@ def test_runs_group_by_all_settings_but_the_seed(tmp_path):
     assert lines_of(comparison)["polyp", "HD95"].verdict == "better"
     assert lines_of(comparison)["polyp", "NSD"].verdict == "equal"
     notes = " ".join(comparison.notes)
-    assert "seed: 0, 1, 2" in notes
+    assert "within seeds 0, 1, 2." in notes
     assert "With 3 seeds" in notes
     assert "Patients are unknown" in notes
     text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
@@ -149,7 +149,7 @@ def test_only_runs_of_the_same_seed_are_paired(tmp_path):
     theirs = [folder(tmp_path / f"b{s}", scores(0.1, seed=s), seed=s, config={"size": 64}) for s in (1, 2)]
     (comparison,) = compare([*ours, *theirs])
     assert comparison.lines[0].difference.pairs == 30
-    assert any("seed: 1" in note for note in comparison.notes)
+    assert any("within seed 1." in note for note in comparison.notes)
     assert any("a0" in note and "b2" in note for note in comparison.notes if note.startswith("Left out"))
     assert any("training again with another seed" in note for note in comparison.notes)
 
@@ -209,7 +209,7 @@ def test_patients_are_drawn_where_known(tmp_path):
     assert comparison.grouped_by == "patient"
     assert comparison.lines[0].difference.groups == 10
     assert comparison.lines[0].verdict == "unclear"
-    assert "with 10 patients about" in comparison.headline
+    assert "10 patients, about" in comparison.headline
 
 
 def test_only_common_images_count_and_the_numbers_are_told(tmp_path):

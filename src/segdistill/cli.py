@@ -107,7 +107,7 @@ def _train(words: list[str]) -> int:
         "folders", type=Path, nargs="*", help="folder with images/ and masks/, or a CSV manifest; or several"
     )
     parser.add_argument("--data", type=str | list[str], help="the same, as a run's config.yaml says it")
-    parser.add_argument("--out", type=Path, help="run folder to create (default: runs/NAME-METHOD-TIME)")
+    parser.add_argument("--out", "-o", type=Path, help="run folder to create (default: runs/NAME-METHOD-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="carry on the run in this folder")
     parser.add_argument("--config", action="config", help="YAML file of settings: a recipe, or a run's config.yaml")
     parser.add_class_arguments(TrainOptions, as_group=False)

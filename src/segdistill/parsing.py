@@ -45,7 +45,14 @@ def parse(parser: ArgumentParser, words: list[str]) -> Any:
     try:
         return parser.parse_args(words)
     except ArgumentError as error:
-        raise UserError(f"{_readable(' '.join(str(error).split()))}; see {parser.prog} --help") from None
+        raise UserError(
+            f"{_readable(' '.join(str(error).split()))}; see {parser.prog}{_of_method(words)} --help"
+        ) from None
+
+
+def _of_method(words: list[str]) -> str:
+    """Of `train` only with its --method does the help show that method's settings."""
+    return f" --method {name}" if (name := chosen_method(words)) != "supervised" else ""
 
 
 def _readable(message: str) -> str:

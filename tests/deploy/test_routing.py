@@ -199,7 +199,7 @@ def test_a_volume_and_a_tiled_image_are_of_one_modality(predictors, monkeypatch)
 def test_modalities_that_cannot_be_told_are_one_line(predictors, folder, images, tmp_path):
     with pytest.raises(UserError, match="--modality xray: the student knows dark, bright; choose one of these"):
         predict_files(predictors[0], [images], tmp_path / "out", modality="xray")
-    with pytest.raises(UserError, match="the student knows none by name"):
+    with pytest.raises(UserError, match="this student has no modalities"):
         predict_files(open_predictor(folder), [images], tmp_path / "out", modality="xray")
     alone = open_predictor(folder)
     object.__setattr__(alone.card, "modalities", ("a", "b"))

@@ -30,11 +30,13 @@ def comparison(*lines, other="kd", notes=("One training each.",)):
         (line(ALARMS, mean=0.3, half=0.1), "worse"),
         (
             line(mean=0.01, half=0.031),
-            "no difference can be told (the interval includes 0; with 20 patients about 3.1 Dice points are needed)",
+            "no difference can be told (the interval includes 0; "
+            "between these two, 20 patients, about 3.1 Dice points are needed)",
         ),
         (
             line(HD95, mean=1, half=4),
-            "no difference can be told (the interval includes 0; with 20 patients about 4.0 px are needed)",
+            "no difference can be told (the interval includes 0; "
+            "between these two, 20 patients, about 4.0 px are needed)",
         ),
         (line(groups=1, pairs=3), "too few for a claim (1 patient; at least 6 are needed)"),
         (line(mean=0, half=0, equal=True), "no difference: every score is the same"),

@@ -20,7 +20,6 @@ from .scored import Cell, Key, Run, by_stem, read_run
 from .terminal import console
 
 FEW_SEEDS = 5
-SMALL = 100  # images or patients
 
 
 def compare(runs: Sequence[Path | str], out: Path | str | None = None) -> list[Comparison]:
@@ -133,16 +132,8 @@ def _compare(baseline: str, ours: Sequence[Run], other: str, theirs: Sequence[Ru
         rows += [(s, key, a, b) for key, a, b in matched]
         notes += _left_out(first, second, len({key[:2] for key, _, _ in matched}), by_name)
     lines, grouped_by = _lines(rows, pairs[0][0].unit)
-    groups = lines[0].difference.groups
     if grouped_by == "image" and not all(a.patient or b.patient for _, _, a, b in rows):
         notes.append("Patients are unknown: intervals are over images, too narrow if a patient has several of them.")
-    if 0 < groups <= SMALL:
-        # As in a report: 15 points are a usual spread of the difference per image.
-        points = f"{30 / math.sqrt(groups):.0f}"
-        notes.append(
-            f"Small set: with {groups} {grouped_by}s a difference must usually be about {points} Dice points to be "
-            "seen."
-        )
     if not any(line.score == SCORES[-1] for line in lines):
         notes.append("No image has an empty reference: there is no false-positive rate to compare.")
     if any(run.scored not in ("", "test") for pair in pairs for run in pair):
@@ -166,7 +157,7 @@ def _pair_runs(
                 f"{baseline} has seed {_seeds(ours)}, {other} has {_seeds(theirs)}: runs are paired by seed, as each "
                 "draws its own splits; train one of them with a seed of the other"
             )
-        notes = [f"Paired within each seed: {_seeds([first for first, _ in pairs])}."]
+        notes = [f"Paired within seed{'s' * (len(pairs) > 1)} {_seeds([first for first, _ in pairs])}."]
         notes += [
             f"Seed {a.seed}: the splits are drawn by seed {a.drawn_by} in the baseline and by {b.drawn_by} in the "
             "other, so they learnt from other images; only those that both tested are compared."
@@ -274,7 +265,7 @@ def _show(comparison: Comparison) -> None:
     title = f"{comparison.other} against {comparison.baseline}"
     table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in COLUMNS:
-        table.add_column(escape(name), no_wrap=name.startswith("difference"), overflow="fold")
+        table.add_column(escape(name), no_wrap=name.startswith(("difference", "class")), overflow="fold")
     for line in comparison.lines:
         label, score, images, *middle, _ = comparison.cells(line)  # short, for 80 columns
         table.add_row(*map(escape, (label, score, images.partition(" (")[0], *middle, line.verdict)))

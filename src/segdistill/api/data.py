@@ -94,8 +94,7 @@ def prepare_data(
     budgets = per_set(options.labelled, [one.name for one in sets], "--labelled")
     drawn = {one.name: _drawn(one, budgets.get(one.name), options, len(sets) > 1) for one in sets}
     rows = [row for part in drawn.values() for row in part]
-    if len(sets) > 1:
-        _show_sets(sets, drawn)
+    _show_sets(sets, drawn)
     said = named_sets(sets, options.classes, options.threshold)
     mappings = read_mappings(rows, said, options.threads)
     if known:
@@ -157,13 +156,19 @@ def beside_known(sets: Sequence[Manifest], options: TrainOptions, known: Known) 
 
 
 def _show_sets(sets: Sequence[Manifest], drawn: Mapping[str, Sequence[Row]]) -> None:
-    """A line per data set; a modality that is only the set's name is said to be that."""
+    """A line per data set; of several a modality that is only the set's name is said to be that."""
     for one in sets:
         rows = drawn[one.name]
         modalities = sorted({row.modality for row in rows})
         shown = ", ".join("unknown, so its own" if name == one.name else name for name in modalities)
-        counts = ", ".join(f"{split} {len(part)}" for split, part in _by_split(rows))
-        console.print(f"{one.name}: modality {shown}; {counts}", markup=False, soft_wrap=True)
+        told = f"modality {shown}; " if len(sets) > 1 or any(modalities) else ""
+        counts = ", ".join(f"{split} {_counted(part)}" for split, part in _by_split(rows))
+        console.print(f"{one.name}: {told}{counts}", markup=False, soft_wrap=True)
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    labelled = sum(row.mask is not None for row in rows)
+    return f"{len(rows)}" if labelled == len(rows) else f"{len(rows)} ({labelled} with a mask)"
 
 
 def _drawn(one: Manifest, budget: str | None, options: TrainOptions, several: bool) -> tuple[Row, ...]:

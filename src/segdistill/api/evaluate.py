@@ -44,7 +44,7 @@ def evaluate(
     """Score a student, or a folder of masks that any tool made, and print the table.
 
     Args:
-        student: A student's folder, an .onnx file, or a folder of predicted masks.
+        student: A student's or a run's folder, an exported file (.onnx, .xml), or a folder of predicted masks.
         data: Data folder or manifest, for a student also several; beside predicted masks also a plain folder of
             reference masks.
         out: Folder for scores.csv, summary.json and, for a student, report.html if jinja2 and matplotlib are installed.

@@ -50,6 +50,9 @@ def export(
         modality: Bind the file to this one: without the others' weights, and nothing to find out. It is measured on
             images of this one. None: all of them; the file finds an image's modality itself unless it is told.
 
+    Returns:
+        What the check found: images compared, and Dice, size and speed of each form of the student.
+
     Raises:
         UserError: No such modality, nothing to measure on, too much is lost, or an extra is not installed; what was at
             `out` stays as it was.
@@ -146,7 +149,19 @@ def _show(out: Path, result: Exported) -> None:
 
 
 def load_student(path: Path | str, device: str = "cpu") -> Student:
-    """The student of an artefact's or a run's folder, in eval mode: uint8 (H, W, 3) -> labels, probabilities."""
+    """The student of a folder, as a torch module in eval mode.
+
+    Args:
+        path: A student's or a run's folder.
+        device: cpu or cuda.
+
+    Returns:
+        A module that takes an RGB image, uint8 (H, W, 3) of any size, and gives labels, uint8 (H, W), and
+        probabilities, float32 (C, H, W), of that size; `card` says what the classes are.
+
+    Raises:
+        UserError: No student there, or a damaged or foreign one.
+    """
     from ..deploy.artefact import load_student as load
 
     return load(student_path(path), device)

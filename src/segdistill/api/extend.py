@@ -33,6 +33,9 @@ def extend(
         options: As of `train`; size, fit, neighbours, post-processing and licence are the student's.
         config: Iterations (`head_iterations`), batch size and learning rate; the rest is the student's.
 
+    Returns:
+        As of `train`.
+
     Raises:
         UserError: Not such a student, a modality that it has, or as `train`.
     """

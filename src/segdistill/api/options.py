@@ -14,13 +14,14 @@ from ..types import UserError
 
 @dataclass(frozen=True)
 class TrainOptions(Settings):
-    """Data and output of a training run; the loop's settings are inherited.
+    """Data and output of a training run; the loop's settings (seed, precision, iterations, ...) are those of Settings.
 
     Of several data sets, classes, threshold, labelled and modality may say a value for each: `--modality A=xray
     --modality B=fundus`, or as one text "A=xray; B=fundus". A value without a name is for all that are not named.
 
     Attributes:
-        method: Name of the method; its own settings are the group of that name.
+        method: supervised, mean_teacher, unimatch, bcp, knowsam, kdas, esp_medsam, or an installed one; its own
+            settings are the group of that name: `train --method knowsam --help` shows them.
         size: Training size, "128" or "128x192" (height x width).
         fit: "squash" images to that size, or "pad" them to its shape first.
         neighbours: 1: the three channels are the slices below, at and above; for volumes in grey.

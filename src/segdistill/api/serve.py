@@ -41,7 +41,7 @@ def serve(
     """Answer images with masks, overlays and areas, and show a page to drop them on, until Ctrl-C or SIGTERM.
 
     Args:
-        student: A student's folder, a run's folder, or an .onnx file.
+        student: A student's or a run's folder, or an exported file (.onnx, .xml).
         host: Address to listen on; any but this machine's own needs a token.
         port: Port to listen on; 0: a free one.
         token: What clients must show; better set the environment variable SEGDISTILL_TOKEN, which ps does not list.

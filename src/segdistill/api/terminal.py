@@ -41,7 +41,7 @@ def show_scores(title: str, summary: Mapping[str, Any]) -> None:
         table.add_row(f"{name}{unit}", *(interval(block[name]) for block in blocks.values()))
     console.print(table)
     for kind in ("modalities", "datasets"):
-        if kind in summary:
+        if kind in summary and not (kind == "datasets" and summary[kind] == summary.get("modalities")):
             console.print(_by_group(kind, summary))
     for sentence in describe_routing(summary["routing"], summary["kind"]) if "routing" in summary else ():
         console.print(sentence, markup=False)

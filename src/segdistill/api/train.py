@@ -66,7 +66,11 @@ def train(
         data: Folder (images/ + masks/, or KnowSAM's layout) or CSV manifest; or several.
         out: Run folder to create; default runs/NAME-METHOD-TIME.
         options: Data, loop and output; default TrainOptions().
-        config: The method's own settings (its Config class); default that class's defaults.
+        config: The method's own settings, e.g. segdistill.methods.knowsam.KnowSAMConfig(teacher="tiny"); default that
+            class's defaults.
+
+    Returns:
+        The run's folder and the summary of its scores, as in summary.json.
 
     Raises:
         UserError: Input that cannot be used; nothing written before is lost.
@@ -219,7 +223,7 @@ def _to_the_end(
     write_scores(run, evaluation)
     training_report(run, evaluation, data.rows, loaded.sources, warnings, remarks)
     show_scores(f"{split} split, original resolution", evaluation.summary)
-    for line in beside:
+    for line in remarks.sentences:
         console.print(line, markup=False)
     console.print(f"report: {run / 'report.html'}\nstudent: {run / 'student'}", markup=False)
     _export(run, options)

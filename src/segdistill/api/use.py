@@ -56,6 +56,9 @@ def predict(
         device: cpu or cuda.
         threads: CPU threads; with ray, of each actor (default: 1).
 
+    Returns:
+        How many images were predicted, kept and failed, and why.
+
     Raises:
         UserError: No image, no student, or the folder cannot be written.
     """

@@ -40,7 +40,9 @@ def modality_number(predictor: Predictor, name: str | None) -> int | None:
     if name is None:
         return None
     if name not in names:
-        known = ", ".join(filter(None, names)) or "none by name"
+        known = ", ".join(filter(None, names))
+        if not known:
+            raise UserError(f"--modality {name}: this student has no modalities; leave it out")
         raise UserError(f"--modality {name}: the student knows {known}; choose one of these, or leave it out")
     if len(names) > 1 and not predictor.routes:
         raise UserError(f"--modality {name}: this student treats all modalities alike; leave it out")

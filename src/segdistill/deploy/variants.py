@@ -123,7 +123,7 @@ def _require(out: Path, precision: Precision, file_format: Format, images: bool)
     if out.suffix.lower() != SUFFIXES[file_format]:
         raise UserError(
             f"{out} would not be found by predict; give a name that ends in {SUFFIXES[file_format]}, "
-            f"or another --format than {file_format}"
+            f"or {'--format openvino' if out.suffix.lower() == SUFFIXES['openvino'] else 'another --format'}"
         )
     if file_format == "openvino" and find_spec("openvino") is None:
         raise UserError("--format openvino needs openvino; install it with: pip install segdistill[openvino]")

@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..types import UserError
 
+PACED = 10  # updates after which the pace is told
+
 
 class RunLog:
     """Appends to log.jsonl (deterministic: no times in it) and shows the run on the terminal; a silent one neither."""
@@ -23,6 +25,8 @@ class RunLog:
         self.console = Console(quiet=True) if silent else console
         self.silent = silent
         self.best: float | None = None
+        self._paced = 0  # the update whose pace is told; 0: told
+        self._total = 0
         self._file: TextIO | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -75,6 +79,7 @@ class RunLog:
     def start_stage(self, name: str, total: int, done: int) -> None:
         """Show a new bar."""
         self._bar.reset(self._task, total=total, completed=done, description=name, status="")
+        self._total, self._paced = total, 0 if self.console.is_terminal else done + PACED
 
     def training(self, entry: dict[str, Any], rate: float) -> None:
         """One update."""
@@ -82,7 +87,15 @@ class RunLog:
         best = "" if self.best is None else f" | best Dice {self.best:.4f}"
         status = f"loss {entry['loss']:.4f} | {rate:.1f} it/s{best}"
         self._bar.update(self._task, completed=entry["iteration"], status=status)
+        if entry["iteration"] == self._paced:
+            self._tell_pace(entry["stage"], (self._total - self._paced) / rate, rate)
         self._to_board(entry["stage"], entry["iteration"], {"loss": entry["loss"], "lr": entry["lr"], **entry["terms"]})
+
+    def _tell_pace(self, stage: str, seconds: float, rate: float) -> None:
+        """Where there is no bar a line says early how long it will take; of what is soon over, nothing."""
+        if seconds >= 60:
+            pace = f"{1 / rate:.1f} s per update" if rate < 1 else f"{rate:.1f} updates per second"
+            self.console.print(f"{stage}: {pace}, about {seconds / 60:.0f} min for {self._total}", highlight=False)
 
     def validation(self, entry: dict[str, Any], total: int) -> None:
         """One validation; also a line on the terminal."""

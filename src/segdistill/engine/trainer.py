@@ -100,6 +100,8 @@ class Trainer:
         if not self.progress.precision:
             set_trainable(self.method, stage.optimizers)
             batch = self._draw(0, stage, 0, 0)
+            if self.settings.precision == "auto":
+                self.log.console.print("precision: measuring which is faster here")
             chosen = choose(self.settings.precision, stage, self.method, batch)
             self.progress.precision = self.processes.first(lambda: chosen)
         self.fabric = self.processes.fabric("bf16-mixed" if self.progress.precision == "bf16" else "32-true")

@@ -80,7 +80,7 @@ class BCP(nn.Module):
                 "no updates for it; give a smaller share, or leave --bcp.sam out"
             )
         require_plain(config.student, "--bcp.student")
-        return replace(config, sam=require_sam(config.sam))
+        return replace(config, sam=require_sam(config.sam, "--bcp.sam"))
 
     def __init__(self, config: BCPConfig, task: Task) -> None:
         super().__init__()

@@ -108,7 +108,7 @@ class ESPMedSAM(nn.Module):
             )
         if Path(init).is_dir():
             taught = False
-        return replace(config, init=init, sam=require_sam(config.sam) if taught else config.sam)
+        return replace(config, init=init, sam=require_sam(config.sam, "--esp_medsam.sam") if taught else config.sam)
 
     def __init__(self, config: ESPMedSAMConfig, task: Task) -> None:
         super().__init__()
@@ -299,7 +299,8 @@ class ESPMedSAM(nn.Module):
         patch = self.student.run(batch.image, batch.modality).patch.sigmoid()
         own = self.student.class_of[batch.modality][:, :, None, None]  # the rest prompts nothing, and is not trained
         patch = patch.take_along_dim(own, 1).amax(1)
-        pictures = [(f"patch prompt {i + 1}", drawn(batch.image[i], patch[i])) for i in range(len(patch))]
+        caption = "A training image's patch prompt: where the decoder is told to look"
+        pictures = [(caption, drawn(*one)) for one in zip(batch.image, patch, strict=True)]
         return Remarks(tuple(self.sentences(log)), tuple(pictures))
 
     def sentences(self, log: Sequence[Mapping[str, Any]]) -> Iterator[str]:

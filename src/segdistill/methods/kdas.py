@@ -266,7 +266,10 @@ class KDAS(nn.Module):
         networks = [self.student, *([self.control] if self.control is not None else [])]
         maps = [self.taught(batch.image, batch.modality).first, *(x.explain(batch.image).first for x in networks)]
         names = "the teacher's, the student's" + (", the control's" if self.control is not None else "")
-        caption = f"Attention over rows (P1, first class): {names}"
+        caption = (
+            "A training image, then how much each of its rows (down) attends to each (across), the more the whiter: "
+            f"{names} (P1, first class)"
+        )
         count = min(SHOWN, len(batch.image))
         pictures = [
             (caption, drawn(batch.image[i], [x[i] for x in maps], self.config.temperature)) for i in range(count)

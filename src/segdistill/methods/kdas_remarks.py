@@ -39,7 +39,8 @@ def sentences(log: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if teacher - control < WORTH:
         yield (
             f"Nothing to distil: the teacher is not {100 * WORTH:.0f} Dice points better than the student without "
-            f"distillation ({ahead:+.1f}). With distillation the student is {gain:+.1f} from it."
+            f"distillation ({ahead:+.1f}). With distillation the student is {abs(gain):.1f} points "
+            f"{'ahead of' if gain > 0 else 'behind'} it."
         )
     elif gain > 0:
         yield f"Distillation gained {gain:.1f} Dice points, of the {ahead:.1f} that the teacher was ahead."

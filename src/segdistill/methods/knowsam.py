@@ -146,7 +146,7 @@ class KnowSAM(nn.Module):
     def require(config: KnowSAMConfig) -> KnowSAMConfig:
         """UserError for settings that the method cannot follow, or where SAM's weights are not to be had."""
         check(config)
-        return replace(config, teacher=require_sam(config.teacher))
+        return replace(config, teacher=require_sam(config.teacher, "--knowsam.teacher"))
 
     def __init__(self, config: KnowSAMConfig, task: Task) -> None:
         super().__init__()
@@ -327,7 +327,8 @@ class KnowSAM(nn.Module):
         self.eval()
         with torch.no_grad():
             cells = self.cells(self.trio(batch.image))
-        pictures = [(f"overwritten cells {i + 1}", drawn(batch.image[i], cells[i])) for i in range(len(cells))]
+        caption = "The cells of a training image that UGDA overwrites with another image's"
+        pictures = [(caption, drawn(*one)) for one in zip(batch.image, cells, strict=True)]
         mixing = about_mixing(log, float(self.best_dice), self.config.mix_from_dice) if self.mixes else ()
         words = (*(self.sam.about(log) if self.sam else ()), *mixing)
         return Remarks(words, tuple(pictures) if self.config.mix_cells else ())

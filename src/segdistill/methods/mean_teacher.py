@@ -73,7 +73,7 @@ class MeanTeacher(nn.Module):
     def require(config: MeanTeacherConfig) -> MeanTeacherConfig:
         """UserError for a student that it cannot train, or where SAM's weights are not to be had."""
         require_plain(config.student, "--mean_teacher.student")
-        return replace(config, sam=require_sam(config.sam))
+        return replace(config, sam=require_sam(config.sam, "--mean_teacher.sam"))
 
     def __init__(self, config: MeanTeacherConfig, task: Task) -> None:
         super().__init__()

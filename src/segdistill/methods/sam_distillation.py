@@ -23,7 +23,7 @@ from ..models.knowsam_teacher import knowsam_teacher
 from ..models.sam import WITHOUT_WEIGHTS
 from ..models.sam_weights import Origin, find_sam
 from ..models.weights import settled
-from ..types import Batch, Remarks, Stage, Task
+from ..types import Batch, Remarks, Stage, Task, UserError
 from .standing import Standing
 
 LEAST = 128  # pixels: below, SAM's grid of 16-pixel tokens says little, and psi's pooling leaves one cell
@@ -142,13 +142,16 @@ def share(log: Sequence[Mapping[str, Any]]) -> float:
     return sum(weights) / max(1, len(weights))
 
 
-def require_sam(teacher: str) -> str:
+def require_sam(teacher: str, option: str) -> str:
     """UserError where the teacher is neither without weights nor to be had: before a run exists that needs it.
 
-    A path comes back absolute.
+    A path comes back absolute. `option` is what names the teacher.
     """
     if teacher not in ("none", *WITHOUT_WEIGHTS):
-        find_sam(teacher)
+        try:
+            find_sam(teacher)
+        except UserError as error:
+            raise UserError(f"{error}; or train without its weights: {option} tiny") from None
     return settled(teacher, "none", *WITHOUT_WEIGHTS)
 
 

@@ -77,7 +77,7 @@ class UniMatch(nn.Module):
                 f"--unimatch.student {config.student}: no network with features that UniMatch could perturb; "
                 f"choose one of {', '.join(STUDENTS)}"
             )
-        return replace(config, sam=require_sam(config.sam))
+        return replace(config, sam=require_sam(config.sam, "--unimatch.sam"))
 
     def __init__(self, config: UniMatchConfig, task: Task) -> None:
         super().__init__()

@@ -173,7 +173,7 @@ def _note(table: Table, kind: str) -> str:
     elif n <= SMALL:
         # 1.96 / sqrt(n) times 15 points, a usual spread of the difference per image: 3 at 100 images, 7 at 20.
         sentences.append(
-            f"Small set: with {n} {table.grouped_by}s, two models must differ by about "
+            f"Small set: with {n} {table.grouped_by}s, two models must usually differ by about "
             f"{30 / math.sqrt(n):.0f} Dice points for the difference to be seen."
         )
     if n > 1 and not table.patients_known:

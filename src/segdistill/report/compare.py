@@ -11,7 +11,7 @@ from ..formats import replacing
 from ..metrics.paired import FEWEST, Difference, Verdict
 from .page import page_template
 
-COLUMNS = ("class", "score", "images", "baseline", "other", "difference [95 %]", "verdict")
+COLUMNS = ("class", "score", "pairs", "baseline", "other", "difference [95 %]", "verdict")
 WORDS: dict[Verdict, str] = {
     "better": "better",
     "worse": "worse",
@@ -90,7 +90,10 @@ class Comparison:
         d, text = line.difference, WORDS[line.verdict]
         if line.verdict == "unclear":
             points = f"{d.visible / line.score.point:.1f} {line.score.points or line.unit}"
-            text += f" (the interval includes 0; with {_many(d.groups, self.grouped_by)} about {points} are needed)"
+            text += (
+                f" (the interval includes 0; between these two, {_many(d.groups, self.grouped_by)}, about {points} "
+                "are needed)"
+            )
         elif line.verdict == "too few":
             text += f" ({_many(d.groups, self.grouped_by)}; at least {FEWEST} are needed)"
         return text
@@ -105,9 +108,9 @@ class Comparison:
     def cells(self, line: Line) -> tuple[str, ...]:
         """A row of the table in the order of COLUMNS."""
         d = line.difference
-        images = f"{d.pairs}" if d.pairs == d.groups else f"{d.pairs} ({_many(d.groups, self.grouped_by)})"
+        pairs = f"{d.pairs}" if d.pairs == d.groups else f"{d.pairs} ({_many(d.groups, self.grouped_by)})"
         means = (_figure(d.baseline, line.score), _figure(d.other, line.score))
-        return line.label, line.title, images, *means, line.change, self.words(line)
+        return line.label, line.title, pairs, *means, line.change, self.words(line)
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,11 @@ class Group:
 
 
 EXPLANATION = (
-    "Difference: other minus baseline, on the images that both scored. Dice, HD95 and NSD are over images whose "
-    "reference is not empty (a miss counts as Dice 0 and HD95 the diagonal), the false-positive rate over those whose "
-    "reference is. Intervals are 95 % bootstraps over patients (images where patients are unknown) and, where there "
-    "are several, over seeds; each holds by itself, so of twenty differences about one looks real by chance."
+    "Difference: other minus baseline, in pairs: an image that both scored, once for each seed. Dice, HD95 and NSD are "
+    "over images whose reference is not empty (a miss counts as Dice 0 and HD95 the diagonal), the false-positive rate "
+    "over those whose reference is. Intervals are 95 % bootstraps over patients (images where patients are unknown) "
+    "and, where there are several, over seeds; each holds by itself, so of twenty differences about one looks real by "
+    "chance."
 )
 
 
@@ -149,7 +153,7 @@ def markdown(groups: Sequence[Group], comparisons: Sequence[Comparison]) -> str:
         parts += ["", f"## {_cell(c.other)} against {_cell(c.baseline)}", "", _row(head)]
         parts += ["|---|---|---:|---:|---:|---:|---|", *(_row(c.cells(line)) for line in c.lines), ""]
         parts += [f"- {_cell(note)}" for note in c.notes]
-    parts += ["", "## Runs", "", _row(("group", "seeds", "Dice of each run", "mean ± sd over seeds", "folders"))]
+    parts += ["", "## Runs", "", _row(("group", "seed", "Dice of each run", "mean ± sd over seeds", "folders"))]
     parts += ["|---|---|---|---|---|", *(_row(run_cells(group)) for group in groups)]
     return "\n".join(parts) + "\n"
 

@@ -189,7 +189,7 @@ def _sentences(data: ReportData) -> Iterator[str]:
             "trained on them or chosen by them."
         )
     if summary.get("note"):
-        yield summary["note"]
+        yield summary["note"]  # of a small set it says a usual difference; a comparison says these two runs' own
 
 
 def _worst(modalities: Mapping[str, Mapping[str, Any]]) -> str:
