@@ -74,9 +74,15 @@ def test_classes_are_averaged_within_an_image_and_patients_told_apart_by_data_se
     assert [p.dice for p in patients] == pytest.approx([0.6, 1.0])
 
 
-@pytest.mark.parametrize("names", [("a", "b", "c"), ("a", "a", ""), ("", "", "")])
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("a", "b", ""), ("", "", "")])
 def test_patients_that_say_nothing_more_than_images_are_left_out(names):
     assert by_patient([row(str(i), 0.5, patient=name) for i, name in enumerate(names)]) == ([], {})
+
+
+def test_images_without_a_patient_are_of_none():
+    patients, over = by_patient([row(str(i), 0.5, patient=name) for i, name in enumerate(("a", "a", "", ""))])
+    assert [(p.name, p.images) for p in patients] == [("a", 2)]
+    assert over["n"] == 1
 
 
 def test_patients_without_a_dice_are_left_out():

@@ -120,7 +120,7 @@ def test_one_image_has_no_interval():
     [
         (lambda i: f"p{i // 2}", 5, "patient"),
         (lambda i: f"p{i}", 10, "image"),
-        (lambda i: "" if i == 4 else f"p{i // 2}", 10, "image"),
+        (lambda i: "" if i == 4 else f"p{i // 2}", 6, "patient"),
         (lambda i: "only", 1, "patient"),
     ],
     ids=["two images each", "one image each", "one unknown", "one patient"],
@@ -128,6 +128,19 @@ def test_one_image_has_no_interval():
 def test_grouping(patients, groups, grouped_by):
     summary = summarise(many(10, patients), class_names=NAMES)
     assert (summary["groups"], summary["grouped_by"]) == (groups, grouped_by)
+
+
+def test_one_image_without_a_patient_does_not_make_the_interval_narrow():
+    """Eight patients that differ, ten images of each that do not."""
+
+    def low(patient_of_the_first):
+        patients = [patient_of_the_first, *(f"p{i // 10}" for i in range(1, 80))]
+        found = []
+        for i, name in enumerate(patients):
+            found += rows(mask(*range(1 + i // 10)), mask(*range(8)), f"{i}.png", patient=name)
+        return summarise(found, class_names=NAMES)["mean"]["dice"]["low"]
+
+    assert low("") == pytest.approx(low("p0"), abs=0.03)
 
 
 def test_datasets_are_repeated_only_where_there_are_several():
@@ -155,6 +168,7 @@ def test_the_order_of_rows_does_not_matter_to_the_means():
         (100, lambda i: "", ["with 100 images", "about 3 Dice points", "Patients are unknown"], []),
         (120, lambda i: f"p{i // 2}", ["with 60 patients", "about 4 Dice points"], ["unknown"]),
         (120, lambda i: "", ["Patients are unknown"], ["Small set"]),
+        (120, lambda i: "" if i < 3 else f"p{i // 2}", ["patient of 3 images is unknown"], ["Patients are unknown"]),
         (120, lambda i: f"p{i}", [], ["."]),
         (3, lambda i: "only", ["With 1 patient,", "no interval"], []),
     ],

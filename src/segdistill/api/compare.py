@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..metrics.paired import paired_differences
+from ..metrics.table import grouping
 from ..report.compare import COLUMNS, SCORES, Comparison, Group, Line, write_comparison
 from ..types import UserError
 from .scored import Cell, Key, Run, by_stem, read_run
@@ -132,8 +133,11 @@ def _compare(baseline: str, ours: Sequence[Run], other: str, theirs: Sequence[Ru
         rows += [(s, key, a, b) for key, a, b in matched]
         notes += _left_out(first, second, len({key[:2] for key, _, _ in matched}), by_name)
     lines, grouped_by = _lines(rows, pairs[0][0].unit)
-    if grouped_by == "image" and not all(a.patient or b.patient for _, _, a, b in rows):
+    unknown = len({key[:2] for _, key, a, b in rows if not (a.patient or b.patient)})
+    if unknown and grouped_by == "image":
         notes.append("Patients are unknown: intervals are over images, too narrow if a patient has several of them.")
+    elif unknown:
+        notes.append(f"The patient of {unknown} images is unknown: each counts as a patient of its own.")
     if not any(line.score == SCORES[-1] for line in lines):
         notes.append("No image has an empty reference: there is no false-positive rate to compare.")
     if any(run.scored not in ("", "test") for pair in pairs for run in pair):
@@ -221,21 +225,18 @@ def _lines(rows: Sequence[tuple[int, Key, Cell, Cell]], unit: str) -> tuple[list
         for side, cell in enumerate(cells):
             table[side, at, classes.index(key[2])] = cell.scores
             patients[at] = patients[at] or cell.patient
-    known = all(patients)
-    drawn = [(key[1], p if known else key[2]) for key, p in zip(images, patients, strict=True)]
-    order = {name: g for g, name in enumerate(dict.fromkeys(drawn))}
+    group, by_patient = grouping([(key[1], p, key[2]) for key, p in zip(images, patients, strict=True)])
     labels = classes
     if len(classes) > 1:
         labels, table = ["mean of classes", *classes], np.concatenate([_mean(table), table], axis=2)
     differences = paired_differences(
         *table.reshape(2, len(images), -1),
         seed_of=np.array([key[0] for key in images]),
-        group=np.array([order[name] for name in drawn]),
+        group=group,
     )
     kinds = [(label, score) for label in labels for score in SCORES]
     lines = [Line(label, score, unit, d) for (label, score), d in zip(kinds, differences, strict=True)]
     lines = [line for line in lines if line.difference.pairs or line is lines[0]]
-    by_patient = known and len(order) < len({key[1:] for key in images})
     return lines, "patient" if by_patient else "image"
 
 

@@ -46,7 +46,7 @@ def by_size(rows: Sequence[Mapping[str, Any]], *, resamples: int = 2000, seed: i
     are 95 % bootstraps over patients, over images where patients are unknown. Empty with fewer than FEWEST images.
 
     Args:
-        rows: Dicts of `score_image` of one class, each with "patient" and "dataset".
+        rows: Dicts of `score_image` of one class, each with "image", "patient" and "dataset".
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
     """
@@ -56,7 +56,7 @@ def by_size(rows: Sequence[Mapping[str, Any]], *, resamples: int = 2000, seed: i
     share = np.array([reference_share(row) for row in rows])
     dice = np.array([row["dice"] for row in rows], dtype=np.float64)
     found = np.array([row["tp"] + row["fp"] > 0 for row in rows])
-    group, _, _ = grouping([(row["dataset"], row["patient"]) for row in rows])
+    group, _ = grouping([(row["dataset"], row["patient"], row["image"]) for row in rows])
     third = np.searchsorted(np.quantile(share, (1 / 3, 2 / 3)), share)  # a share at an edge belongs below it
     thirds = []
     for number in np.unique(third):
@@ -93,13 +93,14 @@ def by_patient(
     for row in rows:
         if not math.isnan(row["dice"]):
             images.setdefault((row["dataset"], row["image"]), []).append(row["dice"])
-    _, _, several = grouping([(row["dataset"], row["patient"]) for row in about.values()])
+    _, several = grouping([(row["dataset"], row["patient"], row["image"]) for row in about.values()])
     if not several:
         return [], {}
     patients: dict[tuple[str, str], list[tuple[float, str]]] = {}
     for key, values in images.items():
         row = about[key]
-        patients.setdefault((row["dataset"], row["patient"]), []).append((float(np.mean(values)), row["shown"]))
+        if row["patient"]:
+            patients.setdefault((row["dataset"], row["patient"]), []).append((float(np.mean(values)), row["shown"]))
     table = [
         Patient(*key, len(own), float(np.mean([dice for dice, _ in own])), *min(own)) for key, own in patients.items()
     ]

@@ -176,8 +176,13 @@ def _note(table: Table, kind: str) -> str:
             f"Small set: with {n} {table.grouped_by}s, two models must usually differ by about "
             f"{30 / math.sqrt(n):.0f} Dice points for the difference to be seen."
         )
-    if n > 1 and not table.patients_known:
+    if n > 1 and table.grouped_by == kind and table.without_patient:
         sentences.append(
             f"Patients are unknown, so the intervals are over {kind}s: too narrow if a patient has several {kind}s."
+        )
+    elif n > 1 and table.without_patient:
+        sentences.append(
+            f"The patient of {table.without_patient} {kind}s is unknown: each counts as a patient of its own, which "
+            "makes the intervals too narrow if it is not."
         )
     return " ".join(sentences)

@@ -23,7 +23,7 @@ class Table:
     empty_prediction: NDArray[np.bool_]  # (N, K)
     group: NDArray[np.intp]  # (N,) 0..G-1: what the bootstrap draws
     grouped_by: str  # "patient", or what a row of the table is: "image", "volume"
-    patients_known: bool
+    without_patient: int  # images whose patient is unknown
 
 
 def build_table(rows: Sequence[Mapping[str, Any]], *, classes: int, kind: str = "image") -> Table:
@@ -38,12 +38,12 @@ def build_table(rows: Sequence[Mapping[str, Any]], *, classes: int, kind: str = 
         ValueError: two rows for one class of one image.
     """
     images: dict[tuple[str, str], int] = {}
-    patients: list[tuple[str, str]] = []
+    about: list[tuple[str, str, str]] = []
     for row in rows:
         key = (row["dataset"], row["image"])
         if key not in images:
             images[key] = len(images)
-            patients.append((row["dataset"], row["patient"]))
+            about.append((row["dataset"], row["patient"], row["image"]))
 
     shape = len(images), classes - 1
     scores = np.full((*shape, len(METRICS)), np.nan)
@@ -58,7 +58,7 @@ def build_table(rows: Sequence[Mapping[str, Any]], *, classes: int, kind: str = 
         counts[at] = row["tp"], row["fp"], row["fn"]
         empty_reference[at], empty_prediction[at] = row["empty_reference"], row["empty_prediction"]
 
-    group, known, by_patient = grouping(patients)
+    group, by_patient = grouping(about)
     return Table(
         scores=scores,
         counts=counts,
@@ -67,19 +67,19 @@ def build_table(rows: Sequence[Mapping[str, Any]], *, classes: int, kind: str = 
         empty_prediction=empty_prediction,
         group=group,
         grouped_by="patient" if by_patient else kind,
-        patients_known=known,
+        without_patient=sum(not patient for _, patient, _ in about),
     )
 
 
-def grouping(patients: Sequence[tuple[str, str]]) -> tuple[NDArray[np.intp], bool, bool]:
-    """What the bootstrap draws, from the (dataset, patient) of each image, "" where unknown.
+def grouping(images: Sequence[tuple[str, str, str]]) -> tuple[NDArray[np.intp], bool]:
+    """What the bootstrap draws: patients; an image whose patient is unknown stands for itself.
+
+    Args:
+        images: The (data set, patient, name) of each image, "" where the patient is unknown; one may be there again.
 
     Returns:
-        (N,) indices 0..G-1, whether all patients are known, whether the indices are of patients: they are of images
-        where a patient is unknown or each has one image.
+        (N,) indices 0..G-1, and whether a patient has several images, so that the draws are of patients.
     """
-    known = all(patient for _, patient in patients)
-    order = {patient: g for g, patient in enumerate(dict.fromkeys(patients))}
-    by_patient = known and len(order) < len(patients)
-    group = np.array([order[p] for p in patients]) if by_patient else np.arange(len(patients))
-    return group, known, by_patient
+    drawn = [(dataset, patient, "" if patient else name) for dataset, patient, name in images]
+    order = {key: g for g, key in enumerate(dict.fromkeys(drawn))}
+    return np.array([order[key] for key in drawn], dtype=np.intp), len(order) < len({(d, n) for d, _, n in images})
