@@ -109,7 +109,7 @@ def export_student(
             worth = _worth(TorchPredictor(student), predictors, samples)
             _require_dice(made, worth, len(samples))
             if made == "openvino fp32":
-                require_agreement(compare(student, predictors[made], _size(files[made]), images), "openvino")
+                require_agreement(compare(student, predictors[made], images), "openvino")
             files = {TORCH: student_folder} | files
             engines = tuple(Engine(name, _size(path), measure(path), *worth[name]) for name, path in files.items())
             _install(files[made], out)
