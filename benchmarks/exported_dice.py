@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from segdistill.api.export import export
-from segdistill.deploy.variants import Engine
+from segdistill.deploy.variants import Variant
 from segdistill.types import UserError
 
 FILES = [(name, precision) for name in ("onnx", "openvino") for precision in ("bf16", "int8")]  # fp32 beside the first
@@ -42,12 +42,12 @@ def show(run: Path, folder: Path, data: Path | None) -> None:
             rows[f"{name} {precision}"] = f"| {name} {precision} | refused: {error} |"
             continue
         images = made.images
-        rows |= {one.name: row(one) for one in made.engines if one.name not in rows}
+        rows |= {one.name: row(one) for one in made.variants if one.name not in rows}
     print(f"\n{run.name}, {images} images\n\n{HEAD}")
     print("\n".join(rows.values()), flush=True)
 
 
-def row(one: Engine) -> str:
+def row(one: Variant) -> str:
     peak = "–" if one.cost.peak is None else f"{one.cost.peak / 1e6:.0f}"
     return f"| {one.name} | {one.bytes / 1e6:.1f} | {one.cost.ms:.1f} | {peak} | {one.equal:.3%} | {one.dice:.4f} |"
 

@@ -23,17 +23,7 @@ def sets_table(rows: dict[str, str], found: dict[str, dict[int, Entry]], baselin
         together.setdefault(row, []).append(found[name])
     joined = {row: joint(runs) for row, runs in together.items()}
     sets = sorted({name for entries in joined.values() for one in entries.values() for name in one["sets"]})
-    titles = [
-        "",
-        "seeds",
-        "mean of the sets",
-        "difference, 95 % interval",
-        *sets,
-        "routing",
-        "parameters, M",
-        "ms",
-        "minutes",
-    ]
+    titles = [*BEFORE, *sets, *AFTER]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, entries in joined.items():
         cells = written(entries, sets, joined[baseline], name == baseline) if entries else ["not run"]

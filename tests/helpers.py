@@ -1,14 +1,17 @@
-"""Small data sets that a few updates learn; what is asked of every exported graph."""
+"""Small data sets that a few updates learn; what is asked of every exported graph and of every error."""
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+from segdistill.types import UserError
 
 
 def disk(size, centre, radius, value=1):
@@ -51,6 +54,15 @@ def make_volumes(folder: Path, count: int = 8, seed: int = 0) -> Path:
         for kind, data in (("images", image), ("labels", labels)):
             nib.save(nib.Nifti1Image(data, affine), folder / kind / f"Kopf ä {i}.nii.gz")
     return folder
+
+
+def fails(call: Callable[[], object], *words: str) -> None:
+    """A UserError of one line that says these words, and no name of a patient of `volumes`."""
+    with pytest.raises(UserError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "Secret" not in str(caught.value)
 
 
 def benchmark(name: str) -> Any:

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from torch.optim import SGD, AdamW
 
 from segdistill.data.batches import Dataset, TrainingBatches
 from segdistill.data.cache import Cache
 from segdistill.data.rows import Row
+from segdistill.engine.logging import RunLog
+from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
 from segdistill.losses.segmentation import dice_cross_entropy
 from segdistill.models.freeze import freeze
@@ -108,6 +111,18 @@ def toy_data(size=32, seed=0):
     split = ["train"] * 10 + ["val"] * 3
     rows = [Row(Path(f"{i}.png"), None if 6 <= i < 10 else Path(f"{i}m.png"), split[i]) for i in range(13)]
     return TrainingBatches(Dataset(Cache(images, masks, "toy"), rows, ("background", "square"), ("",)), seed=3)
+
+
+def run_toy(method, folder, data=None, **settings):
+    """Train a method, or go on where an earlier run in this folder was killed; the bytes of its log."""
+    folder.mkdir(exist_ok=True)
+    made = Settings(seed=3, device="cpu", precision="32", **settings)
+    log = RunLog(folder, Console(quiet=True))
+    trainer = Trainer(method, data or toy_data(), made, folder, "cpu", log)
+    with log:
+        trainer.start()
+        trainer.run()
+    return (folder / "log.jsonl").read_bytes()
 
 
 def with_hidden(batches):

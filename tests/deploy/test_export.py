@@ -74,12 +74,9 @@ def test_the_check_reports_what_it_compared(folder, image, tmp_path, capfd):
     for name in ("a", "b"):
         Image.fromarray(image(70, 90)).save(tmp_path / f"{name}.png")
     check = export.export_onnx(folder, tmp_path / "neu" / "s.onnx", [tmp_path / "a.png", tmp_path / "b.png"])
-    assert (check.images, check.synthetic) == (2, False)
+    assert check.images == 2
     assert 0 <= check.max_difference < 1e-4
     assert check.label_agreement > 0.9999
-    assert check.bytes == (tmp_path / "neu" / "s.onnx").stat().st_size
-    assert check.torch_ms > 0
-    assert check.onnx_ms > 0
     assert capfd.readouterr() == ("", "")
 
 

@@ -60,8 +60,8 @@ def test_every_variant_predicts_as_any_file(
     monkeypatch.setattr(variants, "MAX_DROP", 0.2)  # a student that was not trained is sure of nothing
     found = export_student(unet_folder, out, precision=precision, file_format=file_format, **given)
     assert listing(out.parent) == {out.name} | ({"s.bin"} if file_format == "openvino" else set())
-    last = found.engines[-1]
-    assert (found.engines[0].name, found.engines[0].equal, found.engines[0].dice) == ("torch fp32", 1.0, 1.0)
+    last = found.variants[-1]
+    assert (found.variants[0].name, found.variants[0].equal, found.variants[0].dice) == ("torch fp32", 1.0, 1.0)
     assert last.name == f"{'onnxruntime' if file_format == 'onnx' else 'openvino'} {precision}"
     assert last.bytes == sum(file.stat().st_size for file in out.parent.iterdir())
     assert last.dice > 0.8

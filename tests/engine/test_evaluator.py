@@ -35,7 +35,7 @@ def cases(count=9):
 
 
 def test_the_table_and_its_summary():
-    result = evaluate_cases(cases(), classes=CLASSES, dataset="disks")
+    result = evaluate_cases(cases(), classes=CLASSES)
     assert [row["image"] for row in result.scores] == [f"{i}.png" for i in range(9)]
     assert result.scores[0]["dice"] == 1
     assert result.scores[4]["class"] == "polyp"
@@ -49,7 +49,7 @@ def test_calibration_needs_probabilities():
     calibration = Calibration()
     calibration.update(sure, reference)
     made = [case("a", reference, reference, calibration=calibration, seconds=(0.25,))]
-    summary = evaluate_cases(made, classes=CLASSES, dataset="d").summary
+    summary = evaluate_cases(made, classes=CLASSES).summary
     assert summary["ece"] == pytest.approx(0)
     assert summary["ms_per_image"] == 250
 
@@ -76,12 +76,12 @@ def test_a_class_that_a_set_does_not_annotate_is_no_error_of_calibration(tmp_pat
 def test_a_size_that_does_not_fit_names_the_image():
     wrong = case("odd.png", np.zeros((4, 5), np.uint8), np.zeros((5, 4), np.uint8))
     with pytest.raises(UserError, match=r"^odd\.png: "):
-        evaluate_cases([wrong], classes=CLASSES, dataset="d")
+        evaluate_cases([wrong], classes=CLASSES)
 
 
 def test_files(tmp_path):
     empty = np.zeros((8, 8), np.uint8)
-    write_scores(tmp_path, evaluate_cases([*cases(), case("none", empty, empty)], classes=CLASSES, dataset="d"))
+    write_scores(tmp_path, evaluate_cases([*cases(), case("none", empty, empty)], classes=CLASSES))
     rows = list(csv.DictReader((tmp_path / "scores.csv").open(encoding="utf-8")))
     assert len(rows) == 10
     assert rows[-1]["dice"] == ""
@@ -90,14 +90,14 @@ def test_files(tmp_path):
 
 
 def test_extremes_are_worst_median_best_and_no_image_twice():
-    chosen = extremes(evaluate_cases(cases(9), classes=CLASSES, dataset="d"), each=2)
+    chosen = extremes(evaluate_cases(cases(9), classes=CLASSES), each=2)
     assert [kind for kind, _, _ in chosen] == ["worst", "worst", "median", "median", "best", "best"]
     assert [int(name[0]) for _, name, _ in chosen] == [8, 7, 5, 4, 0, 1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_extremes_of_few_images(count):
-    chosen = extremes(evaluate_cases(cases(count), classes=CLASSES, dataset="d"))
+    chosen = extremes(evaluate_cases(cases(count), classes=CLASSES))
     assert 1 <= len({name for _, name, _ in chosen}) == len(chosen) <= count
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from helpers import fails
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -22,20 +23,11 @@ from volumes import CT, SECRET, dataset, save_dicom, sequence
 
 from segdistill.formats import check_pair, layout, read_image, read_mask, read_mask_volume, read_volume
 from segdistill.formats.dicom import burned_in
-from segdistill.types import UserError
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 8)).astype(np.uint8)
 DEEP = RNG.integers(-900, 1500, (6, 8)).astype(np.int16)
 RGB = RNG.integers(0, 256, (6, 8, 3)).astype(np.uint8)
-
-
-def fails(call, *words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    assert all(word in str(caught.value) for word in words), str(caught.value)
-    assert "Secret" not in str(caught.value)
 
 
 def linear(values: np.ndarray, centre: float, width: float) -> np.ndarray:

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from helpers import fails
 from volumes import SECRET, save_dicom, save_series, sequence
 
 from segdistill.formats import read_image, read_volume
@@ -22,19 +23,10 @@ from segdistill.formats.dicom_series import (
     sort_out,
     write_series_nifti,
 )
-from segdistill.types import UserError
 
 RNG = np.random.default_rng(0)
 VOLUME = RNG.integers(0, 3000, (5, 6, 8)).astype(np.uint16)
 LABELS = RNG.integers(0, 3, (5, 6, 8)).astype(np.uint8)
-
-
-def fails(call, *words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    assert all(word in str(caught.value) for word in words), str(caught.value)
-    assert "Secret" not in str(caught.value)
 
 
 def shuffled(files: list[Path]) -> list[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,17 +30,9 @@ from segdistill.formats import (
     split_address,
     stem_of,
 )
-from segdistill.types import UserError
 
 RNG = np.random.default_rng(0)
 NAMES = st.text(st.characters(exclude_characters="/\\\0", exclude_categories=("Cs",)), min_size=1, max_size=12)
-
-
-def fails(call, *words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from helpers import fails
 
 from segdistill.formats import check_pair, layout, read_image, read_mask, read_mask_volume, read_volume
-from segdistill.types import UserError
 
 RNG = np.random.default_rng(0)
 
@@ -21,13 +21,6 @@ def save(path: Path, **datasets: np.ndarray) -> Path:
         for name, values in datasets.items():
             file.create_dataset(name, data=values, compression="gzip" if values.ndim else None)
     return path
-
-
-def fails(call, *words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 def test_unit_floats_are_not_stretched(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from helpers import fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from volumes import save_nifti
 
 from segdistill.formats import check_pair, layout, nifti, read_image, read_mask_volume, read_volume
 from segdistill.formats.nifti import write_labels_like
-from segdistill.types import UserError
 
 RNG = np.random.default_rng(0)
 # How a canonical (R, A, S) array becomes slices, rows, columns on a DICOM viewer, by the axis that slices lie across.
@@ -24,13 +24,6 @@ VIEWS = {
     1: lambda ras: ras[::-1, ::-1, ::-1].transpose(1, 2, 0),  # to posterior; rows to inferior, columns to left
     2: lambda ras: ras[::-1, ::-1, :].transpose(2, 1, 0),  # to superior; rows to posterior, columns to left
 }
-
-
-def fails(call, *words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 @st.composite

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segdistill.losses.segmentation import annotated_logits, cross_entropy, dice_cross_entropy, soft_dice
+from segdistill.losses.segmentation import annotated_logits, cross_entropy, dice_cross_entropy, log_odds, soft_dice
 
 ALL = torch.ones(3, dtype=torch.bool)
 EVERY = torch.ones(3, 4, dtype=torch.bool)
@@ -15,6 +15,11 @@ EVERY = torch.ones(3, 4, dtype=torch.bool)
 def case():
     torch.manual_seed(0)
     return torch.randn(3, 4, 9, 7), torch.randint(0, 4, (3, 9, 7))
+
+
+def test_the_sigmoid_of_the_log_odds_is_the_softmax(case):
+    logits, _ = case
+    torch.testing.assert_close(log_odds(logits).sigmoid(), logits.softmax(1)[:, 1:])
 
 
 def test_cross_entropy_is_torchs_on_the_chosen_rows(case):

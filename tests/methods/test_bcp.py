@@ -7,14 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from scipy import ndimage
 from torch import nn
-from toy import toy_data
+from toy import run_toy
 
-from segdistill.engine.logging import RunLog
 from segdistill.engine.randomness import seed_everything
-from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
 from segdistill.losses.segmentation import dice_cross_entropy
 from segdistill.methods import METHODS, bcp
@@ -24,18 +21,10 @@ from segdistill.types import Batch, Task, UserError
 TASK = Task(2, (32, 32), ("",), 6, 4)
 
 
-def trained(folder, name="bcp", iterations=5, change=None, **settings):
-    folder.mkdir()
+def trained(folder, name="bcp", iterations=5, **settings):
     seed_everything(0)
     method = METHODS[name](METHODS[name].Config(**settings), TASK)
-    log = RunLog(folder, Console(quiet=True))
-    made = Settings(seed=3, device="cpu", precision="32", iterations=iterations, validate_every=iterations)
-    trainer = Trainer(method, toy_data(), made, folder, "cpu", log)
-    if change:
-        change(trainer)
-    with log:
-        trainer.start()
-        trainer.run()
+    run_toy(method, folder, iterations=iterations, validate_every=iterations)
     return method
 
 
@@ -215,25 +204,25 @@ def test_a_sam_that_would_never_teach_is_refused(share):
     BCP.require(BCPConfig(pretrain=0.9, sam="tiny"))
 
 
-def test_both_start_from_the_pre_trained_weights(tmp_path):
+def test_both_start_from_the_pre_trained_weights(tmp_path, monkeypatch):
     """At the second stage's first step student and teacher are alike, and not what they were made as."""
-    seen = {}
+    seen, stages = {}, BCP.stages
 
-    def watch(trainer):
-        stage = trainer.stages[1]
+    def watched(method):
+        first, second = stages(method)
 
         def step(given_, progress):
-            method = trainer.method
             if not seen:
                 seen.update(student=copied(method.student), teacher=copied(method.teacher.network))
-            return stage.step(given_, progress)
+            return second.step(given_, progress)
 
-        trainer.stages[1] = replace(stage, step=step)
+        return [first, replace(second, step=step)]
 
     def copied(network):
         return {key: value.detach().clone() for key, value in network.state_dict().items()}
 
-    method = trained(tmp_path / "run", iterations=8, change=watch)
+    monkeypatch.setattr(BCP, "stages", watched)
+    method = trained(tmp_path / "run", iterations=8)
     seed_everything(0)
     made = BCP(BCPConfig(), TASK).student.state_dict()
     parameters = dict(method.student.named_parameters())
@@ -249,16 +238,10 @@ class Killed(BaseException):
 
 def resumable(folder):
     """Four updates of pre-training and twelve after it, or what of them is left."""
-    folder.mkdir(exist_ok=True)
     seed_everything(0)
     method = BCP(BCPConfig(labelled_batch=2, other_batch=2), TASK)
-    log = RunLog(folder, Console(quiet=True))
-    made = Settings(seed=3, device="cpu", precision="32", iterations=16, validate_every=4)
-    trainer = Trainer(method, toy_data(), made, folder, "cpu", log)
-    with log:
-        trainer.start()
-        trainer.run()
-    return method.state_dict(), (folder / "log.jsonl").read_bytes()
+    log = run_toy(method, folder, iterations=16, validate_every=4)
+    return method.state_dict(), log
 
 
 @pytest.fixture(scope="module")

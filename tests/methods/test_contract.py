@@ -7,17 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import disk
-from rich.console import Console
 from small_methods import DUE, SMALL
-from toy import killed_at, toy_data
+from toy import killed_at, run_toy, toy_data
 
 from segdistill.deploy.artefact import load_student, save_student
 from segdistill.deploy.card import Card
-from segdistill.engine.logging import RunLog
 from segdistill.engine.plan import set_trainable
 from segdistill.engine.randomness import seed_everything
-from segdistill.engine.settings import Settings
-from segdistill.engine.trainer import Trainer
 from segdistill.engine.validation import dice_table
 from segdistill.methods import METHODS
 from segdistill.models.students import student_spec
@@ -208,21 +204,12 @@ def dice(method, batch):
     return dice_table(prediction, batch.mask[batch.labelled], 2).mean()
 
 
-def settings(**other):
-    return Settings(seed=3, device="cpu", precision="32", iterations=4, validate_every=2, **other)
-
-
 def test_resumed_is_uninterrupted(name, tmp_path):
     def run(folder):
-        folder.mkdir(exist_ok=True)
         seed_everything(0)
         method = METHODS[name](METHODS[name].Config(**SMALL.get(name, {})), Task(2, (SIZE, SIZE), ("",), 6, 4))
-        log = RunLog(folder, Console(quiet=True))
-        trainer = Trainer(method, toy_data(SIZE), settings(), folder, "cpu", log)
-        with log:
-            trainer.start()
-            trainer.run()
-        return method.state_dict(), (folder / "log.jsonl").read_bytes()
+        log = run_toy(method, folder, toy_data(SIZE), iterations=4, validate_every=2)
+        return method.state_dict(), log
 
     whole = run(tmp_path / "whole")
     shutil.rmtree(tmp_path / "whole")  # up to half a gigabyte of checkpoints

@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from sam_files import mini_sam, saved
-from toy import toy_data
+from toy import run_toy, toy_data
 
-from segdistill.engine.logging import RunLog
 from segdistill.engine.plan import set_trainable
 from segdistill.engine.randomness import seed_everything
-from segdistill.engine.settings import Settings
 from segdistill.engine.trainer import Trainer
 from segdistill.methods.esp_medsam import ESPMedSAM, ESPMedSAMConfig, drawn
 from segdistill.models.students import build_student
@@ -370,18 +367,12 @@ def test_resumed_in_every_stage_is_uninterrupted(tmp_path, monkeypatch, cached):
         update(self, stage)
 
     def run(folder):
-        folder.mkdir(exist_ok=True)
         seed_everything(0)
         store = Store(folder / "embeddings", tuple(range(10)), lambda line: None)
         config = ESPMedSAMConfig(sam="tiny", batch_size=2, cached=cached)
         method = ESPMedSAM(config, Task(2, (SIZE, SIZE), ("",), 6, 4, store=store))
-        made = Settings(seed=3, device="cpu", precision="32", iterations=8, validate_every=1)
-        log = RunLog(folder, Console(quiet=True))
-        trainer = Trainer(method, toy_data(SIZE), made, folder, "cpu", log)
-        with log:
-            trainer.start()
-            trainer.run()
-        return method.state_dict(), (folder / "log.jsonl").read_bytes()
+        log = run_toy(method, folder, toy_data(SIZE), iterations=8, validate_every=1)
+        return method.state_dict(), log
 
     whole = run(tmp_path / "whole")
     with monkeypatch.context() as patch:

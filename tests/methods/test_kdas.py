@@ -6,19 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import nn
-from toy import toy_data
+from toy import run_toy, toy_data
 
 from segdistill.api.train import resume
 from segdistill.cli import main
 from segdistill.deploy.artefact import Card, load_student, save_student
 from segdistill.engine.checkpoint import stored_state
-from segdistill.engine.logging import RunLog
 from segdistill.engine.plan import rescaled, set_trainable
 from segdistill.engine.randomness import seed_everything
-from segdistill.engine.settings import Settings
-from segdistill.engine.trainer import Trainer
 from segdistill.losses.attention import attention_loss, released_symmetric_loss, row_attention, symmetric_loss
 from segdistill.losses.distillation import distillation_kl
 from segdistill.losses.structure import released_structure_loss, structure_loss
@@ -420,13 +416,7 @@ def test_a_whole_run_trains_first_the_teacher_then_the_student(tmp_path):
     config = KDASConfig(teacher_backbone="b0", labelled_batch=2, other_batch=2)
     method = KDAS(config, Task(2, (SIZE, SIZE), ("",), 6, 4))
     fresh = {k: v.clone() for k, v in method.state_dict().items()}
-    log = RunLog(tmp_path, Console(quiet=True))
-    made = Settings(seed=3, device="cpu", precision="32", iterations=4, validate_every=2)
-    trainer = Trainer(method, toy_data(SIZE), made, tmp_path, "cpu", log)
-    with log:
-        trainer.start()
-        trainer.run()
-    text = (tmp_path / "log.jsonl").read_text(encoding="utf-8")
+    text = run_toy(method, tmp_path, toy_data(SIZE), iterations=4, validate_every=2).decode()
     assert '"teacher"' in text
     assert '"attention"' in text
     moved = {k.partition(".")[0] for k, v in method.state_dict().items() if not torch.equal(v, fresh[k])}

@@ -5,15 +5,11 @@ import traceback
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from sam_files import mini_sam, saved
 from torch.utils._python_dispatch import TorchDispatchMode
-from toy import toy_data
+from toy import run_toy
 
-from segdistill.engine.logging import RunLog
 from segdistill.engine.randomness import seed_everything
-from segdistill.engine.settings import Settings
-from segdistill.engine.trainer import Trainer
 from segdistill.methods.knowsam import KnowSAM, KnowSAMConfig
 from segdistill.methods.sam_distillation import SamDistillation, Skd, sam_size
 from segdistill.methods.standing import Standing, pooled_dice
@@ -98,15 +94,10 @@ def test_only_supervised_terms_act_at_first():
 
 
 def trained(folder, **settings):
-    folder.mkdir()
     seed_everything(0)
     config = KnowSAMConfig(labelled_batch=3, other_batch=2, warm_up=1, **settings)
     method = KnowSAM(config, TASK)
-    made = Settings(seed=3, device="cpu", precision="32", iterations=4, validate_every=4)
-    with RunLog(folder, Console(quiet=True)) as log:
-        trainer = Trainer(method, toy_data(), made, folder, "cpu", log)
-        trainer.start()
-        trainer.run()
+    run_toy(method, folder, iterations=4, validate_every=4)
     return method.trio.state_dict()
 
 

@@ -3,14 +3,10 @@
 import pytest
 import torch
 from modalities import LEVELS, picture, remembering, saved, striped, tensor, two_modalities
-from rich.console import Console
-from toy import killed_at, toy_data
+from toy import killed_at, run_toy, toy_data
 
-from segdistill.engine.logging import RunLog
 from segdistill.engine.plan import set_trainable
 from segdistill.engine.randomness import seed_everything
-from segdistill.engine.settings import Settings
-from segdistill.engine.trainer import Trainer
 from segdistill.methods.esp_medsam import ESPMedSAM, ESPMedSAMConfig
 from segdistill.types import Batch, Task, UserError
 
@@ -131,16 +127,10 @@ def test_what_cannot_be_added_to_is_one_line(folders, tmp_path):
 
 def test_resumed_is_uninterrupted(folders, tmp_path):
     def run(folder):
-        folder.mkdir(exist_ok=True)
         method = build(folders["remembers"], names=("dark", "bright", ""), batch_size=2)
-        made = Settings(seed=3, device="cpu", precision="32", iterations=4, validate_every=1)
         data = toy_data(64)
         data.dataset.__dict__["modality"] = torch.full((13,), 2).numpy()
-        log = RunLog(folder, Console(quiet=True))
-        trainer = Trainer(method, data, made, folder, "cpu", log)
-        with log:
-            trainer.start()
-            trainer.run()
+        run_toy(method, folder, data, iterations=4, validate_every=1)
         return method.state_dict()
 
     whole = run(tmp_path / "whole")

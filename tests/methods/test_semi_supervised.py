@@ -4,13 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
-from toy import toy_data
+from toy import run_toy
 
-from segdistill.engine.logging import RunLog
 from segdistill.engine.randomness import seed_everything
-from segdistill.engine.settings import Settings
-from segdistill.engine.trainer import Trainer
 from segdistill.methods import METHODS, unimatch
 from segdistill.methods.unimatch import cutmix_boxes, mixed
 from segdistill.models.students import STUDENTS, build_student
@@ -20,15 +16,9 @@ TASK = Task(2, (32, 32), ("",), 6, 4)
 
 
 def train(folder, name, **settings):
-    folder.mkdir()
     seed_everything(0)
     method = METHODS[name](METHODS[name].Config(**settings), TASK)
-    log = RunLog(folder, Console(quiet=True))
-    made = Settings(seed=3, device="cpu", precision="32", iterations=5, validate_every=5)
-    trainer = Trainer(method, toy_data(), made, folder, "cpu", log)
-    with log:
-        trainer.start()
-        trainer.run()
+    run_toy(method, folder, iterations=5, validate_every=5)
     return method.student.state_dict()
 
 

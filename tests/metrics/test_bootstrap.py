@@ -80,7 +80,7 @@ def test_seeded():
 @pytest.mark.parametrize("draws", [1, 70, 10**6])
 def test_chunks_make_all_resamples(draws, monkeypatch):
     monkeypatch.setattr(bootstrap, "DRAWS_PER_CHUNK", draws)
-    weights = np.concatenate(list(bootstrap._group_weights(30, 200, 0)))
+    weights = np.concatenate(list(bootstrap.group_weights(30, 200, 0)))
     assert weights.shape == (200, 30)
     assert (weights.sum(axis=1) == 30).all()
     assert len(np.unique(weights, axis=0)) == 200

@@ -137,7 +137,6 @@ def _evaluate_student(predictor: Predictor, images: _Images, tolerance: float, *
         evaluation = evaluate_cases(
             predicted_cases(predictor, images.rows, images.sources, among=images.among, polyp=polyp),
             classes=predictor.card.classes,
-            dataset="",
             modalities=predictor.card.modalities,
             tolerance=tolerance,
             on_progress=lambda done: progress(done, len(images.rows)),

@@ -46,7 +46,6 @@ def evaluate_masks(
     evaluation = evaluate_cases(
         cases_of(rows, look, {manifest.name: manifest.root}),
         classes=truth.classes,
-        dataset=manifest.name,
         tolerance=tolerance,
     )
     evaluation.summary["run"] = {"scored split": scored}

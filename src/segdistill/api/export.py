@@ -133,16 +133,16 @@ def _samples(rows: Sequence[Row], sources: Mapping[str, Source], card: Card, amo
 
 
 def _show(out: Path, result: Exported) -> None:
-    """A row per engine; ms and memory are those of a process of its own."""
+    """A row per variant; ms and memory are those of a process of its own."""
     table = Table("", "MB", "ms per image", "peak MB", "pixels as torch", "Dice")
-    for one in result.engines:
+    for one in result.variants:
         peak = "–" if one.cost.peak is None else f"{one.cost.peak / 1e6:.0f}"
         ms = f"{one.cost.ms:.3g}" if one.cost.ms < 10 else f"{one.cost.ms:.0f}"
         table.add_row(one.name, f"{one.bytes / 1e6:.1f}", ms, peak, f"{one.equal:.3%}", f"{one.dice:.4f}")
     console.print(table)
     kind = "labelled images" if result.labelled else "images, Dice against torch's masks"
     console.print(
-        f"{out}: {result.engines[-1].name}, measured on {result.images} {'' if result.given else 'synthetic '}{kind}",
+        f"{out}: {result.variants[-1].name}, measured on {result.images} {'' if result.given else 'synthetic '}{kind}",
         markup=False,
         soft_wrap=True,
     )

@@ -82,7 +82,6 @@ def scoring(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[str, Call
             evaluation = evaluate_cases(
                 predicted_cases(predictor, rows, loaded.sources, among=loaded.dataset.rows),
                 classes=loaded.dataset.classes,
-                dataset=loaded.facts["name"],
                 modalities=predictor.card.modalities,
                 tolerance=options.tolerance,
                 seed=options.seed,

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from ..types import UserError
 from .card import parse_card
-from .labels import postprocess
-from .predictor import Prediction, computing, fitting, identity_of, require_paddable
+from .predictor import Prediction, Predictor, computing, fitting, identity_of, require_paddable
 from .side_by_side import shares
 
 HOME = "segdistill"  # where in the file's own notes ours lie
@@ -83,7 +82,7 @@ def _loading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is no student that OpenVINO can load ({reason}); export it again") from None
 
 
-class OpenVinoPredictor:
+class OpenVinoPredictor(Predictor):
     """Runs what `write_openvino` wrote, on the CPU.
 
     Of a file in bf16, layers compute in bf16 where the processor can, else in fp32; other files in int8 and fp32.
@@ -119,11 +118,6 @@ class OpenVinoPredictor:
         with _loading(path):
             self.model = core.compile_model(model, "CPU", config)
         self.own = local()  # a request of each thread: one computes one image at a time
-
-    def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
-        """As in Predictor."""
-        found = self.raw(image, modality)
-        return found._replace(labels=postprocess(found.labels, self.card))
 
     def raw(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """The graph's own outputs."""

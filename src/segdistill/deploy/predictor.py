@@ -48,7 +48,8 @@ class Predictor(Protocol):
 
     def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """RGB (H, W, 3) -> labels after post-processing, probabilities; `modality` indexes the card's, None: found."""
-        ...
+        found = self.raw(image, modality)
+        return found._replace(labels=postprocess(found.labels, self.card))
 
     def raw(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """Before post-processing: what an exported file must reproduce."""
@@ -106,7 +107,7 @@ def identity_of(path: Path) -> str:
         raise UserError(f"{path} cannot be read ({error.strerror}); copy it again") from error
 
 
-class TorchPredictor:
+class TorchPredictor(Predictor):
     """Runs a Student where its weights are."""
 
     def __init__(self, student: Student, identity: str = "") -> None:
@@ -118,11 +119,6 @@ class TorchPredictor:
         self.device = next(student.parameters()).device
         # torch has one number of threads for all: on a CPU two images at once would fight for the cores
         self.workers = 1 if self.device.type == "cpu" else ON_GPU
-
-    def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
-        """As in Predictor."""
-        found = self.raw(image, modality)
-        return found._replace(labels=postprocess(found.labels, self.card))
 
     def raw(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """As in Predictor."""
@@ -148,7 +144,7 @@ class TorchPredictor:
         return torch.tensor(np.ascontiguousarray(image), device=self.device)
 
 
-class OnnxPredictor:
+class OnnxPredictor(Predictor):
     """Runs a file of `export_onnx`; the card travels in the file."""
 
     def __init__(self, path: Path, device: str = "cpu", threads: int | None = None, *, images: int = 1) -> None:
@@ -180,11 +176,6 @@ class OnnxPredictor:
             raise UserError(f"{path} takes no batch of images: an earlier version wrote it; export it again")
         self.card, _ = parse_card(entries["card"], f"the card in {path}")
         self.routes = "routing" in gives
-
-    def predict(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
-        """As in Predictor."""
-        found = self.raw(image, modality)
-        return found._replace(labels=postprocess(found.labels, self.card))
 
     def raw(self, image: NDArray[np.uint8], modality: int | None = None) -> Prediction:
         """The graph's own outputs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -154,13 +155,13 @@ def _overlay(slices: NDArray[np.uint8], labels: NDArray[np.uint8], card: Card) -
 
 
 def _areas(source: Source, labels: NDArray[np.uint8], card: Card) -> str:
-    """One line per class: name (without suffix), class, pixels, fraction, mm2 of an image or mm3 of a volume."""
+    """One line per class, as in areas.csv: mm2 of an image or mm3 of a volume, and the first of the files."""
     voxel = voxel_of(source)
     foreground = [int(np.count_nonzero(labels == k)) for k in range(1, len(card.classes))]
     pixels = [labels.size - sum(foreground), *foreground]  # numpy's bincount would make 8 bytes of each pixel
-    name = source.name.as_posix()
+    name, file = source.name.as_posix(), os.path.abspath(source.files[0])
     return csv_lines(
-        (name, c, n, f"{n / labels.size:.6f}", "" if voxel is None else f"{n * voxel:.6g}")
+        (name, c, n, f"{n / labels.size:.6f}", "" if voxel is None else f"{n * voxel:.6g}", file)
         for c, n in zip(card.classes, pixels, strict=True)
     )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -29,9 +27,8 @@ class Lines(NamedTuple):
 
 
 def lines_of(source: Source, areas: str, route: str) -> Lines:
-    """Of a source of this run; `areas` of an Outcome, which gets the column of its first file."""
-    file = os.path.abspath(source.files[0])
-    return Lines(_place(source.name, file), csv_lines([*row, file] for row in csv.reader(io.StringIO(areas))), route)
+    """Of a source of this run; `areas` of its Outcome."""
+    return Lines(_place(source.name, str(source.files[0])), areas, route)
 
 
 def write_tables(out: Path, ledger: Ledger, own: Sequence[Lines], *, routes: bool) -> None:

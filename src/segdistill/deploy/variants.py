@@ -44,7 +44,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Engine:
+class Variant:
     """One way to run the student."""
 
     name: str
@@ -61,7 +61,7 @@ class Exported:
     images: int
     given: bool  # not the built-in synthetic ones
     labelled: bool  # Dice is against masks of people; else against those of torch
-    engines: tuple[Engine, ...]  # torch in fp32 first, what was written last
+    variants: tuple[Variant, ...]  # torch in fp32 first, what was written last
 
 
 def export_student(
@@ -109,13 +109,13 @@ def export_student(
             worth = _worth(TorchPredictor(student), predictors, samples)
             _require_dice(made, worth, len(samples))
             if made == "openvino fp32":
-                require_agreement(compare(student, predictors[made], _size(files[made]), images), "openvino")
+                require_agreement(compare(student, predictors[made], images), "openvino")
             files = {TORCH: student_folder} | files
-            engines = tuple(Engine(name, _size(path), measure(path), *worth[name]) for name, path in files.items())
+            variants = tuple(Variant(name, _size(path), measure(path), *worth[name]) for name, path in files.items())
             _install(files[made], out)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror or error}); choose another place") from error
-    return Exported(len(samples), bool(images or labelled), bool(labelled), engines)
+    return Exported(len(samples), bool(images or labelled), bool(labelled), variants)
 
 
 def _require(out: Path, precision: Precision, file_format: Format, images: bool) -> None:
@@ -149,7 +149,7 @@ def _spread(given: Sequence[T], most: int) -> list[T]:
 def _files(
     fp32: Path, precision: Precision, file_format: Format, calibration: Iterator[NDArray[np.uint8]]
 ) -> dict[str, Path]:
-    """Engine -> file, in the folder of the fp32 graph; the last one is what was asked for."""
+    """Name of a variant -> file, in the folder of the fp32 graph; the last one is what was asked for."""
     graph = fp32.with_stem(precision)
     if precision == "int8":
         quantise(fp32, graph, calibration)
@@ -168,7 +168,7 @@ def _files(
 def _worth(
     torch_: Predictor, others: Mapping[str, Predictor], samples: Sequence[Sample]
 ) -> dict[str, tuple[float, float]]:
-    """Engine -> (part of all pixels with torch's label, mean Dice), of the label maps that ship."""
+    """Name of a variant -> (part of all pixels with torch's label, mean Dice), of the label maps that ship."""
     pixels, equal, dice = 0, Counter[str](), defaultdict[str, list[float]](list)
     for sample in samples:
         image = sample.image()
@@ -184,7 +184,7 @@ def _worth(
 
 
 def _dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:
-    """1 where both are empty: engines are compared on the same images, and a false alarm must cost something."""
+    """1 where both are empty: variants are compared on the same images, and a false alarm must cost something."""
     value = overlap_scores(count(prediction, reference))["dice"]
     return 1.0 if math.isnan(value) else value
 

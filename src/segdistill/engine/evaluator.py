@@ -196,7 +196,6 @@ def evaluate_cases(
     cases: Iterable[Case],
     *,
     classes: Sequence[str],
-    dataset: str,
     modalities: Sequence[str] = (),
     tolerance: float = 2.0,
     seed: int = 0,
@@ -205,9 +204,8 @@ def evaluate_cases(
     """Score cases one by one and summarise them.
 
     Args:
-        cases: What to score.
+        cases: What to score; their rows name their data sets.
         classes: Class names, background first.
-        dataset: Name in the table, of cases whose rows name no data set.
         modalities: Names of the modalities that the cases' "routing" is about.
         tolerance: Of NSD, in mm where the cases have a spacing, else in pixels.
         seed: Of the bootstrap.
@@ -226,7 +224,7 @@ def evaluate_cases(
     routed: list[tuple[str, NDArray[np.float32]]] = []
     calibration = Calibration()
     for case in cases:
-        home = case.row.dataset or dataset
+        home = case.row.dataset
         homes.add(home)
         known = {"image": case.name, "dataset": home, "patient": case.row.patient, "modality": case.row.modality}
         scores += [known | row for row in _score(case, len(classes), tolerance)]

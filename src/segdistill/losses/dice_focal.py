@@ -11,23 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .segmentation import annotated_logits, one_hot
+from .segmentation import annotated_logits, log_odds, one_hot
 
 DICE_WEIGHT = 0.8
 FOCAL_WEIGHT = 0.2
 FOCAL_SCALE = 0.8
 DICE_SMOOTH = 1.0  # of the released evaluation code's Dice
 PATCH = 32  # pixels
-
-
-def log_odds(logits: Tensor) -> Tensor:
-    """z_c - log sum_{k != c} exp z_k of the foreground classes: (B, C, H, W) -> (B, C - 1, H, W).
-
-    Its sigmoid is the class's softmax probability.
-    """
-    classes = range(logits.shape[1])
-    others = [logits[:, [k for k in classes if k != c]].logsumexp(1) for c in classes[1:]]
-    return logits[:, 1:] - torch.stack(others, dim=1)
 
 
 def dice_focal(logits: Tensor, target: Tensor, rows: Tensor, classes: Tensor) -> Tensor:

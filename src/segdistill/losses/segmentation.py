@@ -25,6 +25,16 @@ def one_hot(target: Tensor, classes: int) -> Tensor:
     return target[:, None] == torch.arange(classes, device=target.device)[:, None, None]
 
 
+def log_odds(logits: Tensor) -> Tensor:
+    """z_k - log sum_{j != k} exp z_j of the foreground classes: (B, C, H, W) -> (B, C - 1, H, W).
+
+    Its sigmoid is the class's softmax probability.
+    """
+    count = logits.shape[1]
+    others = [torch.cat([logits[:, :k], logits[:, k + 1 :]], 1).logsumexp(1) for k in range(1, count)]
+    return logits[:, 1:] - torch.stack(others, 1)
+
+
 def cross_entropy(logits: Tensor, target: Tensor, rows: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean -log p over the pixels of the chosen rows, weighted if asked for; 0 when there are none.
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .segmentation import annotated_logits
+from .segmentation import annotated_logits, log_odds, one_hot
 
 NEIGHBOURHOOD = 31  # pixels a side of the average that finds boundaries
 EDGE = 5.0
@@ -60,18 +60,10 @@ def _neighbours(x: Tensor, dim: int) -> Tensor:
     return running.narrow(dim, NEIGHBOURHOOD, size) - running.narrow(dim, 0, size)
 
 
-def one_against_rest(logits: Tensor) -> Tensor:
-    """log(p_k / (1 - p_k)) of every foreground class, (B, C, H, W) -> (B, C - 1, H, W)."""
-    count = logits.shape[1]
-    others = [torch.cat([logits[:, :k], logits[:, k + 1 :]], 1).logsumexp(1) for k in range(1, count)]
-    return logits[:, 1:] - torch.stack(others, 1)
-
-
 def _one_against_rest(logits: Tensor, target: Tensor, rows: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logits and masks (B, C - 1, H, W), and which of the (B, C - 1) count."""
-    z = one_against_rest(annotated_logits(logits, classes))
-    foreground = torch.arange(1, logits.shape[1], device=target.device)[:, None, None]
-    mask = (target[:, None] == foreground).float()
+    z = log_odds(annotated_logits(logits, classes))
+    mask = one_hot(target, logits.shape[1])[:, 1:].float()
     chosen = rows[:, None] & classes[:, 1:]
     return z.masked_fill(~chosen[:, :, None, None], 0), mask.masked_fill(~chosen[:, :, None, None], 0), chosen
 

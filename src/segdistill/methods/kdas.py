@@ -15,7 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -95,18 +95,6 @@ class KDASConfig:
     as_released: bool = False
 
 
-class Taught(NamedTuple):
-    """What the teacher says about a batch, on the student's grid."""
-
-    first: Tensor  # t_1, (B, C - 1, h, w)
-    second: Tensor  # t_2
-    logits: Tensor  # (B, C, H, W)
-    features: list[Tensor]  # of a Polyp-PVT; empty for another teacher
-
-
-Maps = TypeVar("Maps", PolypMaps, Taught)
-
-
 class KDAS(nn.Module):
     """A student and its teacher."""
 
@@ -142,7 +130,7 @@ class KDAS(nn.Module):
         if config.distil == "feature":
             self.projections.extend(projections(self.student, self.teacher))
         self.structure = released_structure_loss if config.as_released else structure_loss
-        self.distilled: dict[str, Callable[[PolypMaps, Taught], Tensor]] = {
+        self.distilled: dict[str, Callable[[PolypMaps, PolypMaps], Tensor]] = {
             name: self.losses()[name] for name in DISTILLED[config.distil]
         }
         self.pixels_too = (
@@ -155,7 +143,7 @@ class KDAS(nn.Module):
         found = {"teacher": None if self.config.teacher else self.teacher, "control": self.control}
         return {name: network for name, network in found.items() if network is not None}
 
-    def losses(self) -> dict[str, Callable[[PolypMaps, Taught], Tensor]]:
+    def losses(self) -> dict[str, Callable[[PolypMaps, PolypMaps], Tensor]]:
         """Everything that can be distilled, by the names of DISTILLED."""
         c = self.config
         return {
@@ -236,21 +224,20 @@ class KDAS(nn.Module):
         return self.structure(first, *target) + self.structure(second, *target)
 
     @torch.no_grad()
-    def taught(self, image: Tensor, modality: Tensor) -> Taught:
+    def taught(self, image: Tensor, modality: Tensor) -> PolypMaps:
         """The teacher's maps; of one that is no Polyp-PVT, its logits less the background's, averaged to the grid.
 
         Where the grid reaches beyond the image, the values at its edge go on: zeros would teach p = .5.
         """
         if isinstance(self.teacher, PolypPVT):
-            t = self.teacher.explain(image)
-            return Taught(t.first, t.second, t.logits, t.features)
+            return self.teacher.explain(image)
         z = cast(nn.Module, self.teacher)(image, modality)
         height, width = self.student.padded(image).shape[-2:]
         beyond = (0, width - z.shape[-1], 0, height - z.shape[-2])
         both = F.avg_pool2d(F.pad(z[:, 1:] - z[:, :1], beyond, mode="replicate"), STRIDE)
-        return Taught(both, both, z, [])
+        return PolypMaps([], both, both, z)
 
-    def feature(self, s: PolypMaps, t: Taught) -> Tensor:
+    def feature(self, s: PolypMaps, t: PolypMaps) -> Tensor:
         """FitNets: the student's stages, projected, against the teacher's."""
         projected = [project(f) for project, f in zip(self.projections, s.features, strict=True)]
         return feature_distance(projected, t.features)
@@ -277,29 +264,29 @@ class KDAS(nn.Module):
         return Remarks(tuple(sentences(log)), tuple(pictures))
 
 
-def attention(s: PolypMaps, t: Taught, temperature: float) -> Tensor:
+def attention(s: PolypMaps, t: PolypMaps, temperature: float) -> Tensor:
     """L_AT over both maps."""
     return attention_loss(s.first, t.first, temperature) + attention_loss(s.second, t.second, temperature)
 
 
-def symmetric(s: PolypMaps, t: Taught) -> Tensor:
+def symmetric(s: PolypMaps, t: PolypMaps) -> Tensor:
     """L_SGM over both maps."""
     return symmetric_loss(s.first, t.first) + symmetric_loss(s.second, t.second)
 
 
-def released_attention(s: PolypMaps, t: Taught, temperature: float) -> Tensor:
+def released_attention(s: PolypMaps, t: PolypMaps, temperature: float) -> Tensor:
     """Constant in the student; its NaN is logged as 0, which has the same gradient and lets the run go on."""
     pairs = ((s.first, t.first), (s.second, t.second))
     losses = [released_attention_loss(enlarged(a)[:, 1:], enlarged(b)[:, 1:], temperature) for a, b in pairs]
     return torch.stack(losses).nan_to_num().sum()
 
 
-def released_symmetric(s: PolypMaps, t: Taught) -> Tensor:
+def released_symmetric(s: PolypMaps, t: PolypMaps) -> Tensor:
     """P1 only."""
     return released_symmetric_loss(enlarged(s.first)[:, 1:], enlarged(t.first)[:, 1:])
 
 
-def annotated(maps: Maps, classes: Tensor) -> Maps:
+def annotated(maps: PolypMaps, classes: Tensor) -> PolypMaps:
     """Without the classes that a row does not annotate: 0 in the maps, no probability in the logits, no gradient."""
     unknown = ~classes[:, 1:, None, None]
     first, second = maps.first.masked_fill(unknown, 0), maps.second.masked_fill(unknown, 0)

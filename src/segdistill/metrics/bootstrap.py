@@ -39,7 +39,7 @@ def bootstrap_means(
     sums, counts = np.zeros((2, groups, values.shape[1]))
     np.add.at(sums, group, np.nan_to_num(values))
     np.add.at(counts, group, (~np.isnan(values)).astype(np.float64))
-    means = np.concatenate([_divide(w @ sums, w @ counts) for w in _group_weights(groups, resamples, seed)])
+    means = np.concatenate([divide(w @ sums, w @ counts) for w in group_weights(groups, resamples, seed)])
     means[:, (counts > 0).sum(axis=0) < 2] = np.nan
     return means
 
@@ -52,7 +52,7 @@ def percentiles(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArra
     return low, high
 
 
-def _group_weights(groups: int, resamples: int, seed: Seed) -> Iterator[NDArray[np.float64]]:
+def group_weights(groups: int, resamples: int, seed: Seed) -> Iterator[NDArray[np.float64]]:
     """How often each group occurs in each resample: chunks (R, G) of `resamples` rows in all."""
     generator = np.random.default_rng(seed)
     rows = max(1, DRAWS_PER_CHUNK // groups)
@@ -62,7 +62,8 @@ def _group_weights(groups: int, resamples: int, seed: Seed) -> Iterator[NDArray[
         yield np.bincount(draws.ravel(), minlength=size * groups).reshape(size, groups).astype(np.float64)
 
 
-def _divide(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+def divide(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`part / whole`; NaN where the whole is 0."""
     return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
 
 

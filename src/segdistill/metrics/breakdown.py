@@ -14,6 +14,7 @@ from .bootstrap import bootstrap_interval, plain_number
 from .summary import statistic_of
 from .table import grouping
 
+RESAMPLES = 2000  # of the bootstrap
 FEWEST = 6  # images of one class; of fewer, thirds say nothing
 
 
@@ -39,7 +40,7 @@ class Patient:
     worst: str  # name of the image with the lowest Dice
 
 
-def by_size(rows: Sequence[Mapping[str, Any]], *, resamples: int = 2000, seed: int = 0) -> list[SizeThird]:
+def by_size(rows: Sequence[Mapping[str, Any]]) -> list[SizeThird]:
     """Dice in thirds of the images of a class, by the share of the image that the reference covers; small first.
 
     Equal shares stay together, so thirds may differ in number and be fewer. Empty references belong to none. Intervals
@@ -47,8 +48,6 @@ def by_size(rows: Sequence[Mapping[str, Any]], *, resamples: int = 2000, seed: i
 
     Args:
         rows: Dicts of `score_image` of one class, each with "image", "patient" and "dataset".
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
     """
     rows = [row for row in rows if row["tp"] + row["fn"] > 0]
     if len(rows) < FEWEST:
@@ -62,7 +61,7 @@ def by_size(rows: Sequence[Mapping[str, Any]], *, resamples: int = 2000, seed: i
     for number in np.unique(third):
         here = third == number
         own = np.unique(group[here], return_inverse=True)[1]
-        low, high = bootstrap_interval(dice[here, None], own, resamples=resamples, seed=seed)
+        low, high = bootstrap_interval(dice[here, None], own, resamples=RESAMPLES, seed=0)
         statistic = statistic_of(dice[here], low[0], high[0])
         thirds.append(
             SizeThird(float(share[here].min()), float(share[here].max()), statistic, int((~found[here]).sum()))
@@ -75,9 +74,7 @@ def reference_share(row: Mapping[str, Any]) -> float:
     return float((row["tp"] + row["fn"]) / (row["tp"] + row["fp"] + row["fn"] + row["tn"]))
 
 
-def by_patient(
-    rows: Sequence[Mapping[str, Any]], *, resamples: int = 2000, seed: int = 0
-) -> tuple[list[Patient], dict[str, Any]]:
+def by_patient(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Patient], dict[str, Any]]:
     """Each patient's mean Dice, the lowest first, and the statistic over patients, each counting once.
 
     Classes are averaged within each image, images within each patient. Nothing where a patient is unknown or each has
@@ -85,8 +82,6 @@ def by_patient(
 
     Args:
         rows: Dicts of `score_image` of all classes, each with "image", "shown", "patient" and "dataset".
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
     """
     images: dict[tuple[str, str], list[float]] = {}  # (patient's data set and name) and classes' Dice of each image
     about = {(row["dataset"], row["image"]): row for row in rows}
@@ -104,13 +99,13 @@ def by_patient(
     table = [
         Patient(*key, len(own), float(np.mean([dice for dice, _ in own])), *min(own)) for key, own in patients.items()
     ]
-    return sorted(table, key=lambda one: (one.dice, one.dataset, one.name)), _over(table, resamples, seed)
+    return sorted(table, key=lambda one: (one.dice, one.dataset, one.name)), _over(table)
 
 
-def _over(patients: Sequence[Patient], resamples: int, seed: int) -> dict[str, Any]:
+def _over(patients: Sequence[Patient]) -> dict[str, Any]:
     """The statistic over patients."""
     means: NDArray[np.float64] = np.array([one.dice for one in patients])
     if not len(means):
         return {}
-    low, high = bootstrap_interval(means[:, None], np.arange(len(means)), resamples=resamples, seed=seed)
+    low, high = bootstrap_interval(means[:, None], np.arange(len(means)), resamples=RESAMPLES, seed=0)
     return statistic_of(means, low[0], high[0]) | {"lowest": plain_number(means.min())}

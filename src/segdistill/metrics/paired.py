@@ -7,14 +7,13 @@ five images and make the interval up to sqrt(5) times too narrow; where seeds sh
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .bootstrap import _divide, _group_weights
+from .bootstrap import divide, group_weights, percentiles
 
 FEWEST = 6  # sign test: with five pairs even five wins have p = 2 / 2^5 > 0.05
 Verdict = Literal["better", "worse", "unclear", "equal", "too few", "none"]
@@ -109,14 +108,12 @@ def _interval(
     S, P, V = sums.shape
     seeds = np.random.default_rng([seed, 1]).multinomial(S, [1 / S] * S, size=resamples).astype(np.float64)
     drawn, start = np.empty((resamples, V)), 0
-    for weights in _group_weights(P, resamples, seed):
+    for weights in group_weights(P, resamples, seed):
         part = slice(start, start + len(weights))
         drawn[part] = _mean(weights, seeds[part], sums, counts)
         start = part.stop
-    low, high = np.full((2, V), math.nan)
-    for v in np.flatnonzero((counts.sum(axis=0) > 0).sum(axis=0) >= 2):
-        low[v], high[v] = np.nanpercentile(drawn[:, v], (2.5, 97.5))
-    return low, high
+    drawn[:, (counts.sum(axis=0) > 0).sum(axis=0) < 2] = np.nan
+    return percentiles(drawn)
 
 
 def _mean(
@@ -126,6 +123,6 @@ def _mean(
     counts: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """(R, V) means of R resamples, in which patients count (R, P) times and seeds (R, S) times."""
-    within = _divide(np.tensordot(patients, sums, (1, 1)), np.tensordot(patients, counts, (1, 1)))  # (R, S, V)
+    within = divide(np.tensordot(patients, sums, (1, 1)), np.tensordot(patients, counts, (1, 1)))  # (R, S, V)
     weight = seeds[:, :, None] * ~np.isnan(within)
-    return _divide((weight * np.nan_to_num(within)).sum(axis=1), weight.sum(axis=1))
+    return divide((weight * np.nan_to_num(within)).sum(axis=1), weight.sum(axis=1))

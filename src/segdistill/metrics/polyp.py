@@ -129,8 +129,8 @@ def e_curve(prob: NDArray[np.floating], reference: Mask) -> Map:
     return total / (size - 1 + EPS)
 
 
-def s_measure(prob: NDArray[np.floating], reference: Mask, alpha: float = 0.5) -> float:
-    """The structure measure (Fan et al. 2017): alpha object + (1 - alpha) region similarity, at least 0.
+def s_measure(prob: NDArray[np.floating], reference: Mask) -> float:
+    """The structure measure (Fan et al. 2017): half object, half region similarity, at least 0.
 
     An empty reference: 1 - mean p; a full one: mean p.
     """
@@ -139,7 +139,7 @@ def s_measure(prob: NDArray[np.floating], reference: Mask, alpha: float = 0.5) -
     if share in (0.0, 1.0):
         return float(p.mean()) if share else 1 - float(p.mean())
     similar = share * _object(p[reference]) + (1 - share) * _object(1 - p[~reference])
-    return max(0.0, alpha * similar + (1 - alpha) * _region(p, reference.astype(np.float64)))
+    return max(0.0, 0.5 * similar + 0.5 * _region(p, reference.astype(np.float64)))
 
 
 def weighted_f(prob: NDArray[np.floating], reference: Mask) -> float:

@@ -16,10 +16,10 @@ from .vnet import VNet
 GATE = 0.1  # weight of the correction at the start
 RAMP = 0.01  # half the width of the default's soft threshold; published: 0
 OFFICIAL = {  # KnowSAM's `Discriminator`
-    "ambiguous_conv.": "disagreement.",
-    "entmap_conv.": "certainty.",
-    "logits_conv.": "logits.",
-    "final_conv.": "fusion.",
+    "Discriminator.ambiguous_conv.": "disagreement.",
+    "Discriminator.entmap_conv.": "certainty.",
+    "Discriminator.logits_conv.": "logits.",
+    "Discriminator.final_conv.": "fusion.",
 }
 
 
@@ -64,13 +64,13 @@ class HybridAggregation(nn.Module):
         return ((p_a > 0.5) != (p_b > 0.5)).to(p_a.dtype)
 
     @staticmethod
-    def from_official(state: dict[str, Tensor], prefix: str = "Discriminator.") -> dict[str, Tensor]:
+    def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
         """KnowSAM's keys (`Discriminator.final_conv...` in SGDL_best_model.pth) under this network's names."""
         renamed = {}
         for key, value in state.items():
             for old, new in OFFICIAL.items():
-                if key.startswith(prefix + old):
-                    renamed[new + key.removeprefix(prefix + old)] = value
+                if key.startswith(old):
+                    renamed[new + key.removeprefix(old)] = value
         return renamed
 
 

@@ -23,6 +23,8 @@ from .pvt import PvtV2, pvt_v2
 
 CHANNELS = 32
 STRIDE = 8  # of the maps
+STATES = 16  # of a node of the graph
+SIDE = 4  # nodes a side
 SMALLEST = 64  # pixels a side: below, the deepest feature is one token, over which batch norm cannot train
 
 
@@ -87,24 +89,23 @@ class CamouflageIdentification(nn.Module):
 
 
 class SimilarityAggregation(nn.Module):
-    """A graph of 4 x 4 nodes over the fused feature, anchored where the shallow feature sees an edge."""
+    """A graph of SIDE x SIDE nodes over the fused feature, anchored where the shallow feature sees an edge."""
 
-    def __init__(self, channels: int, states: int = 16, side: int = 4) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.side = side
-        self.state = nn.Conv2d(channels, states, 1)
-        self.project = nn.Conv2d(channels, states, 1)
-        self.between_nodes = nn.Conv1d(side**2, side**2, 1)
-        self.between_states = nn.Conv1d(states, states, 1, bias=False)
-        self.extend = nn.Conv2d(states, channels, 1, bias=False)
+        self.state = nn.Conv2d(channels, STATES, 1)
+        self.project = nn.Conv2d(channels, STATES, 1)
+        self.between_nodes = nn.Conv1d(SIDE**2, SIDE**2, 1)
+        self.between_states = nn.Conv1d(STATES, STATES, 1, bias=False)
+        self.extend = nn.Conv2d(STATES, channels, 1, bias=False)
 
     def forward(self, x: Tensor, shallow: Tensor) -> Tensor:
         """Two (B, channels, h, w) -> one."""
         # B images, S states, K nodes, N = h * w positions
         edge = shallow.softmax(1)[:, 1:2]  # the second channel is the edge, as released
         projected = self.project(x)
-        inner = slice(1, 1 + self.side)  # a frame of one cell is left out
-        anchor = F.adaptive_avg_pool2d(projected * edge, self.side + 2)[:, :, inner, inner].flatten(2)  # (B, S, K)
+        inner = slice(1, 1 + SIDE)  # a frame of one cell is left out
+        anchor = F.adaptive_avg_pool2d(projected * edge, SIDE + 2)[:, :, inner, inner].flatten(2)  # (B, S, K)
         assignment = (anchor.transpose(1, 2) @ projected.flatten(2)).softmax(1)  # (B, K, N)
         nodes = self.state(x).flatten(2) @ assignment.transpose(1, 2)  # (B, S, K)
         related = self.between_nodes(nodes.transpose(1, 2)).transpose(1, 2) - nodes

@@ -63,7 +63,7 @@ class LearnablePrompts(nn.Module):
         return sparse, torch.stack(maps, 1).flatten(0, 1)
 
     @staticmethod
-    def from_official(state: dict[str, Tensor], prefix: str = "super_prompt.box_decoder.") -> dict[str, Tensor]:
+    def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
         """KnowSAM's prompt keys (in sam_best_model.pth) under this network's names; the released code has no map."""
         names = {
             "conv_1.conv_conv.": "full.",
@@ -73,6 +73,7 @@ class LearnablePrompts(nn.Module):
             "conv_3.": "pooled.5.",
             "ffn.": "tokens.",
         }
+        prefix = "super_prompt.box_decoder."
         renamed = {}
         for key, value in state.items():
             if key.startswith(prefix):

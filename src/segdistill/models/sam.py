@@ -275,7 +275,7 @@ def _config(shape: Shape) -> Any:
     return config
 
 
-def load_sam(teacher: str, size: tuple[int, int], *, whole_windows: bool = False) -> Sam:
+def load_sam(teacher: str, size: tuple[int, int]) -> Sam:
     """SAM for images of `size` = (H, W), multiples of 16, from a name, a folder or a file.
 
     Sizes other than the weights' own (1024 for SAM) resize the absolute positions (bicubic) and the relative positions
@@ -284,7 +284,6 @@ def load_sam(teacher: str, size: tuple[int, int], *, whole_windows: bool = False
     Args:
         teacher: `tiny` or `small` (random weights), a hub name, a local folder of one, or an official `.pth`.
         size: of the images.
-        whole_windows: treat the grid as one window: not SAM's function, but a faster one.
 
     Raises:
         UserError: the size does not fit, or the weights are missing, unreadable or not SAM's.
@@ -296,7 +295,7 @@ def load_sam(teacher: str, size: tuple[int, int], *, whole_windows: bool = False
         raise UserError(
             f"{teacher} is an adapted SAM of KnowSAM, which only --method knowsam can use; give SAM's own weights"
         )
-    return build_sam(weights, size, whole_windows=whole_windows)
+    return build_sam(weights, size)
 
 
 def random_sam(name: str, size: tuple[int, int], *, as_released: bool = False) -> Sam:
@@ -310,6 +309,7 @@ def build_sam(
 ) -> Sam:
     """SAM from weights that were read.
 
+    `whole_windows` treats the grid as one window: not SAM's function, but a faster one.
     `as_released` is KnowSAM's code: no relative positions, inputs as they are (in [0, 1]), windows cut before the norm.
     """
     shape = shape_of(weights.state, weights.origin.file)

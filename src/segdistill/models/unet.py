@@ -66,7 +66,7 @@ class UNet(nn.Module):
         return self.decode(self.encode(image))[..., :height, :width]
 
     @staticmethod
-    def from_official(state: dict[str, Tensor], prefix: str = "UNet.") -> dict[str, Tensor]:
+    def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
         """KnowSAM's U-Net keys (`UNet.in_conv...` in SGDL_best_model.pth) under this network's names."""
         rules = (
             (r"^in_conv\.conv_conv\.", r"encoder.0."),
@@ -75,6 +75,7 @@ class UNet(nn.Module):
             (r"^up(\d)\.conv\.conv_conv\.", lambda m: f"decoder.{int(m[1]) - 1}."),
             (r"^out_conv\.", "head."),
         )
+        prefix = "UNet."
         renamed = {}
         for key, value in state.items():
             if key.startswith(prefix):

@@ -81,13 +81,14 @@ class VNet(nn.Module):
         return self.decode(self.encode(image))[..., :height, :width]
 
     @staticmethod
-    def from_official(state: dict[str, Tensor], prefix: str = "VNet.") -> dict[str, Tensor]:
+    def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
         """KnowSAM's V-Net keys (`VNet.block_one.conv.0...` in SGDL_best_model.pth) under this network's names."""
         names = {"out_conv": "head"}
         for i, word in enumerate(OFFICIAL):
             names[f"block_{word}.conv"] = f"encoder.{i}" if i < 5 else f"decoder.{i - 5}"
             names[f"block_{word}_dw.conv"] = f"down.{i}"
             names[f"block_{word}_up.conv"] = f"up.{i - 4}"
+        prefix = "VNet."
         renamed = {}
         for key, value in state.items():
             if key.startswith(prefix):

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..formats import jpeg_of_image
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -172,11 +174,7 @@ def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def data_uri(image: NDArray[np.uint8]) -> str:
     """JPEG data URI of (H, W, 3). Without colour subsampling, which would blur thin coloured lines."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=85, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg_of_image(image)).decode("ascii")
 
 
 def number(value: object) -> float:
