@@ -55,6 +55,40 @@ def test_another_size_or_file_is_another_cache(data, tmp_path):
     assert opened(data, tmp_path)[1]
 
 
+def test_another_file_of_the_same_size_and_time_is_another_cache(data, tmp_path):
+    """As `cp -p`, `rsync -t` and unpacking leave them."""
+    first, _ = opened(data, tmp_path)
+    image = data[0][0].image
+    state = image.stat()
+    content = bytearray(image.read_bytes())
+    content[-1] ^= 1  # of the trailing checksum, which nobody reads
+    image.write_bytes(content)
+    os.utime(image, ns=(state.st_atime_ns, state.st_mtime_ns))
+    second, _ = opened(data, tmp_path)
+    assert second.data_hash != first.data_hash
+
+
+def test_what_a_killed_build_left_is_removed_after_a_day(data, tmp_path):
+    left, young, foreign = (
+        tmp_path / "cache" / name for name in (f"{'a' * 24}.{'b' * 32}.tmp", f"{'c' * 24}.{'d' * 32}.tmp", "mine.tmp")
+    )
+    for folder in (left, young, foreign):
+        folder.mkdir(parents=True)
+    for folder in (left, foreign):
+        os.utime(folder, (0, 0))
+    opened(data, tmp_path)
+    assert [folder.exists() for folder in (left, young, foreign)] == [False, True, True]
+
+
+def test_rows_in_any_order_are_the_same_pixels(data, tmp_path):
+    rows, mapping = data
+    plain, _ = opened(data, tmp_path)
+    turned, _ = opened((rows[::-1], mapping), tmp_path)
+    np.testing.assert_array_equal(turned.images[::-1], plain.images)
+    np.testing.assert_array_equal(turned.masks[::-1], plain.masks)
+    assert turned.data_hash != plain.data_hash
+
+
 def test_a_dicom_slice_more_in_the_folder_is_another_cache(tmp_path):
     """The window of a series without one is over all its slices, so it changes the pixels of the others."""
     folder = tmp_path / "case"

@@ -70,12 +70,23 @@ def test_subfolders_and_litter(tmp_path: Path) -> None:
     ]
 
 
+def test_an_accent_is_one_name_however_it_is_spelt(tmp_path: Path) -> None:
+    """One code point, or a letter and its accent, as a Mac writes into a ZIP."""
+    touch(tmp_path, "images/M\u00fcller.png", "masks/Mu\u0308ller.png")
+    assert names(load_manifest(tmp_path)) == [("images/M\u00fcller.png", "masks/Mu\u0308ller.png", "")]
+
+
+def test_jpeg_by_any_name(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jfif", "images/b.JPE", "masks/a.png")
+    assert len(load_manifest(tmp_path).rows) == 2
+
+
 def test_mask_endings(tmp_path: Path) -> None:
     touch(tmp_path, *(f"images/{name}.png" for name in ("a", "b", "c", "c_mask", "d.x")))
-    touch(tmp_path, *(f"masks/{name}.png" for name in ("a_mask", "b_segmentation", "c_mask", "d.x")))
+    touch(tmp_path, *(f"masks/{name}.png" for name in ("a_mask", "b_Segmentation", "c_mask", "d.x")))
     assert [mask for _, mask, _ in names(load_manifest(tmp_path))] == [
         "masks/a_mask.png",
-        "masks/b_segmentation.png",
+        "masks/b_Segmentation.png",
         None,  # c_mask belongs to the image of that very name
         "masks/c_mask.png",
         "masks/d.x.png",
@@ -105,6 +116,8 @@ def test_train_val_test_folders(tmp_path: Path) -> None:
         (("photos/a.png",), "no images found"),
         (("images/readme.txt", "masks/a.png"), "only files with .txt"),
         (("images/a.png", "masks/a.gif"), "only files with .gif; convert"),
+        (("images/a.png", "images/b.png", "masks/a.png", "masks/b.GIF"), r"1 of the files .* not read \(.gif\)"),
+        (("images/a.png", "images/b.webp", "masks/a.png"), r"1 of the files .* not read \(.webp\)"),
         (("images/a.png",), "no masks/ beside them"),
         (("images/a.png", "masks/b.png"), r"1 of the masks have no image of the same name \(b.png\)"),
         (("images/a.png", "images/a.jpg", "masks/a.png"), "have one name"),

@@ -69,6 +69,16 @@ def test_whole_patients_come_as_near_as_they_can(asked: int, drawn: int) -> None
     assert len(labelled(assign(make(100, 10), asked, 0), "val")) == drawn
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_patient_of_most_images_trains(seed: int) -> None:
+    """One of 120 images beside eleven of 4, as a long video is; asked for 25."""
+    names = ["long"] * 120 + [f"p{i // 4}" for i in range(44)]
+    rows = [Row(ROOT / f"images/{i}.png", ROOT / f"masks/{i}.png", "", name) for i, name in enumerate(names)]
+    result = assign(rows, 0.15, 0, seed)
+    assert len(labelled(result, "val")) == 24
+    assert {row.split for row in result if row.patient == "long"} == {"train"}
+
+
 def test_volumes_hold_together_where_patients_are_unknown() -> None:
     rows = [replace(row, volume=f"v{i % 7}", slice=i) for i, row in enumerate(make(70))]
     result = assign(rows)

@@ -46,6 +46,18 @@ def test_a_csv_may_name_single_slices(tmp_path):
     assert (only.volume, only.slice, only.spacing) == ("a", 3, (4.0, 2.0, 1.5))
 
 
+def test_named_slices_are_compared_with_their_masks_too(tmp_path):
+    """The mask's file is mirrored: as whole files the two would be refused."""
+    root = make_volumes(tmp_path / "set", count=1)
+    file = root / "labels" / "Kopf ä 0.nii.gz"
+    held = nib.load(file)
+    nib.save(nib.Nifti1Image(np.asanyarray(held.dataobj), held.affine * np.array([[-1], [1], [1], [1]])), file)
+    lines = [f"images/{file.name}#{k},labels/{file.name}#{k}" for k in range(3)]
+    (root / "manifest.csv").write_text("\n".join(["image,mask", *lines]), encoding="utf-8")
+    with pytest.raises(UserError, match="affine differs"):
+        load_manifest(root)
+
+
 @pytest.fixture
 def ssl4mis(tmp_path) -> Path:
     root = tmp_path / "ssl4mis"

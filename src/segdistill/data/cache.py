@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +39,7 @@ from .labels import LabelMapping
 from .rows import Row
 from .volumes import read_neighbours, with_neighbours
 
+A_DAY = 86400  # seconds
 VERSION = 3  # of the layout and of everything that decides a pixel
 ROWS_VERIFIED = 1000  # rows whose CRC is checked when a cache is opened
 
@@ -151,13 +154,17 @@ def _key(plan: _Plan) -> str:
     for row in plan.rows:
         for path in (row.image, truth(row)):
             stat = split_address(path)[0].stat() if path else None
-            digest.update(repr((str(path), stat and (stat.st_size, stat.st_mtime_ns))).encode())
+            digest.update(repr((str(path), stat and _state(stat))).encode())
     # A DICOM slice may be shown by the window of all that lie beside it
     for folder in sorted({row.image.parent for row in plan.rows if row.image.suffix.lower() in DICOM_SUFFIXES}):
         for file in dicom_files(folder):
-            stat = file.stat()
-            digest.update(repr((str(file), stat.st_size, stat.st_mtime_ns)).encode())
+            digest.update(repr((str(file), _state(file.stat()))).encode())
     return digest.hexdigest()
+
+
+def _state(stat: os.stat_result) -> tuple[int, int, int]:
+    """What changes with a file's content: `cp -p` and `rsync -t` set the second, nothing sets the third."""
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _read(target: Path, count: int, size: tuple[int, int]) -> Cache | None:
@@ -185,6 +192,7 @@ def _crc(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> int:
 
 
 def _build(target: Path, plan: _Plan, threads: int | None, on_progress: Callable[[int, int], None] | None) -> None:
+    _remove_abandoned(target.parent)
     temporary = target.with_name(f"{target.name}.{uuid4().hex}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -197,6 +205,13 @@ def _build(target: Path, plan: _Plan, threads: int | None, on_progress: Callable
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What builds that were killed left here, of which none takes a day."""
+    for left in folder.glob("*.tmp"):
+        if re.fullmatch(r"[0-9a-f]{24}\.[0-9a-f]{32}\.tmp", left.name) and time.time() - left.stat().st_mtime > A_DAY:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _put(temporary: Path, target: Path, plan: _Plan) -> None:
@@ -227,7 +242,6 @@ def _write(folder: Path, plan: _Plan, threads: int | None, on_progress: Callable
     images = create(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *size, 3))
     masks = create(folder / "masks.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *size))
     crc = np.zeros(len(rows), np.uint32)
-    digest = hashlib.blake2b(digest_size=16)
 
     def decode(number: int) -> bytes:
         row, content = rows[number], hashlib.blake2b(_content(rows[number].image), digest_size=16)
@@ -242,10 +256,14 @@ def _write(folder: Path, plan: _Plan, threads: int | None, on_progress: Callable
         crc[number] = _crc(images[number], masks[number])
         return content.digest()
 
-    for done, content in enumerate(_in_order(decode, len(rows), threads), 1):
-        digest.update(content)
+    # File by file, slice by slice: a volume is decoded once, whatever the order of the rows
+    order = sorted(range(len(rows)), key=lambda number: _place(rows[number].image))
+    contents = [b""] * len(rows)
+    for done, content in enumerate(_in_order(lambda k: decode(order[k]), len(rows), threads)):
+        contents[order[done]] = content
         if on_progress:
-            on_progress(done, len(rows))
+            on_progress(done + 1, len(rows))
+    digest = hashlib.blake2b(b"".join(contents), digest_size=16)
     images.flush()
     masks.flush()
     np.save(folder / "crc.npy", crc)
@@ -253,15 +271,19 @@ def _write(folder: Path, plan: _Plan, threads: int | None, on_progress: Callable
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
+def _place(path: Path) -> tuple[str, int]:
+    file, slice = split_address(path)
+    return str(file), -1 if slice is None else slice
+
+
 def _content(path: Path) -> bytes:
     """A hash of the file's content, and which slice of it."""
     file, slice = split_address(path)
-    stat = file.stat()
-    return _digest(file, stat.st_size, stat.st_mtime_ns) + repr(slice).encode()
+    return _digest(file, _state(file.stat())) + repr(slice).encode()
 
 
 @lru_cache(maxsize=64)  # the slices of a volume come one after the other
-def _digest(file: Path, size: int, changed: int) -> bytes:
+def _digest(file: Path, state: tuple[int, int, int]) -> bytes:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "blake2b").digest()
 

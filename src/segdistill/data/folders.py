@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from .rows import Row
 _SPLIT_FOLDERS = {"labeled": "train", "unlabeled": "train", "train": "train", "val": "val", "test": "test"}
 _IMAGE_FOLDERS = ("images", "image", "imagesTr")  # the last: Medical Segmentation Decathlon
 _MASK_FOLDERS = ("masks", "mask", "labels", "labelsTr")
-_MASK_ENDINGS = ("", "_mask", "_segmentation")
+_MASK_ENDINGS = ("", "_mask", "_segmentation", "_Mask", "_Segmentation")
+_NOT_READ = frozenset(
+    {".gif", ".webp", ".jp2", ".heic", ".avif", ".tga", ".ppm", ".pgm", ".mha", ".mhd", ".nrrd", ".npy"}
+)
 LAYOUTS = (
     "expected manifest.csv, or images/ and masks/, or labeled/ unlabeled/ val/ test/ each with image/ and mask/, "
     "or train_slices.list, or a CSV file with an image column"
@@ -65,20 +69,31 @@ def _subfolder(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def _images_below(folder: Path | None) -> dict[str, Path]:
-    """Relative path without suffix -> image file, in the order of the names on every system."""
+    """Relative path without suffix -> image file, in the order of the names on every system.
+
+    Two systems' spellings of an accent are one name. Files that hold no image may lie beside.
+    """
     found: dict[str, Path] = {}
     others: set[str] = set()
+    unread = 0
     for relative in sorted(_walk(str(folder), "", ()) if folder else ()):
         file = Path(relative)
-        stem = file.with_name(stem_of(file)).as_posix()
+        stem = unicodedata.normalize("NFC", file.with_name(stem_of(file)).as_posix())
         if not is_volume(file) and file.suffix.lower() not in IMAGE_SUFFIXES:
             others.add(file.suffix.lower() or "no suffix")
+            unread += file.suffix.lower() in _NOT_READ
         elif stem in found:
             raise UserError(f"{folder}: {found[stem].name} and {file.name} have one name; remove one")
         else:
             found[stem] = Path(f"{folder}/{relative}")
     if others and not found:
         raise UserError(f"{folder}: only files with {', '.join(sorted(others))[:100]}; convert them to PNG")
+    if unread:
+        kinds = ", ".join(sorted(others & _NOT_READ))
+        raise UserError(
+            f"{folder}: {unread} of the files are images in a format that is not read ({kinds}); convert them to PNG, or "
+            "move them out"
+        )
     return found
 
 

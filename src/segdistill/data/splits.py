@@ -122,14 +122,17 @@ def _draw_groups(rows: Sequence[Row], wanted: dict[str, float], seed: int) -> li
     drawn = ["train"] * len(rows)
     for split, target in targets.items():
         taken = 0
-        while target and (not taken or abs(taken + sizes[candidates[0]] - target) < target - taken):
+        # A group of more than twice what is asked for would be the whole split: drawn only where there is no other
+        fitting = [group for group in candidates if sizes[group] <= 2 * target] or candidates[:1]
+        while target and (not taken or (fitting and abs(taken + sizes[fitting[0]] - target) < target - taken)):
             if len(candidates) < 2:
                 asked = " and ".join(f"{name} {amount:g}" for name, amount in wanted.items() if amount)
                 raise UserError(
                     f"{total} labelled images in {sum(map(bool, sizes.values()))} groups (patient, else volume, else "
                     f"file) are too few for {asked} beside training; ask for less, or 0"
                 )
-            group = candidates.pop(0)
+            group = fitting.pop(0)
+            candidates.remove(group)
             taken += sizes[group]
             for i in groups[group]:
                 drawn[i] = split

@@ -28,7 +28,21 @@ def expand(rows: Sequence[Row], root: Path) -> list[Row]:
     Raises:
         UserError: an unreadable header, or a mask that does not fit its image.
     """
+    compared: set[tuple[Path, Path]] = set()
+    for row in rows:
+        _compare(row, compared)
     return _join_series([one for row in rows for one in _slices(row, root)], root)
+
+
+def _compare(row: Row, compared: set[tuple[Path, Path]]) -> None:
+    """A file of slices with that of its mask, by their headers: whole files, or two that are addressed, once."""
+    if row.mask is None:
+        return
+    (file, address), (mask, inside) = split_address(row.image), split_address(row.mask)
+    alike = address is None or inside is not None
+    if is_volume(file) and alike and mask != file and (file, mask) not in compared:
+        check_pair(row.image, row.mask)
+        compared.add((file, mask))
 
 
 def volumes(rows: Sequence[Row]) -> list[list[Row]]:
@@ -99,8 +113,6 @@ def _slices(row: Row, root: Path) -> Iterator[Row]:
         return
     found = layout(file)
     row = replace(row, spacing=row.spacing or found.spacing)
-    if row.mask is not None and address is None and split_address(row.mask)[0] != file:
-        check_pair(file, row.mask)
     if address is not None or found.slices == 1:
         yield row
         return

@@ -28,7 +28,7 @@ from .costly import check_parts, check_scans
 from .guard import reason, require_file
 from .levels import percentile_window, to_levels
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})  # compare in lower case
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp"})  # compare in lower case
 MAX_PIXELS = 200_000_000
 _PHOTOMETRIC = 262  # TIFF's tag; 0: white is zero
 
