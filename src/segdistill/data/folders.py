@@ -91,8 +91,8 @@ def _images_below(folder: Path | None) -> dict[str, Path]:
     if unread:
         kinds = ", ".join(sorted(others & _NOT_READ))
         raise UserError(
-            f"{folder}: {unread} of the files are images in a format that is not read ({kinds}); convert them to PNG, or "
-            "move them out"
+            f"{folder}: {unread} of the files are images in a format that is not read ({kinds}); convert them to PNG, "
+            "or move them out"
         )
     return found
 
