@@ -124,7 +124,7 @@ def test_two_processes_do_not_train_one_run(run, tmp_path, capsys):
 
 
 def test_smaller_files_are_measured_on_the_runs_own_validation_images(run, tiny_set, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("segdistill.deploy.variants.measure", lambda path: Cost(1.0, None))
+    monkeypatch.setattr("segdistill.deploy.variants.measure", lambda path, threads: Cost(1.0, None))
     # After four updates many pixels lie at p = .5, where any rounding shows; refusals are tested in test_variants
     monkeypatch.setattr("segdistill.deploy.variants.MAX_DROP", 0.05)
     val = sum(row["split"] == "val" for row in csv.DictReader((run / "data" / "splits.csv").open(encoding="utf-8")))
@@ -143,6 +143,20 @@ def test_smaller_files_are_measured_on_the_runs_own_validation_images(run, tiny_
     for name in ("half", "small"):
         assert main(["predict", f"{name}.onnx", str(tiny_set / "images"), "-o", name]) == 0
         assert len(list((tmp_path / name).glob("*.png"))) == 24
+
+
+def test_export_takes_the_threads_that_it_is_given(run, capsys, monkeypatch):
+    asked, before = [], torch.get_num_threads()
+    monkeypatch.setattr(
+        "segdistill.deploy.variants.measure", lambda path, threads: asked.append(threads) or Cost(1, None)
+    )
+    try:
+        assert main(["export", str(run), "-o", "one.onnx", "--threads", "1"]) == 0
+        assert (asked, torch.get_num_threads()) == ([1, 1], 1)
+    finally:
+        torch.set_num_threads(before)
+    assert main(["export", str(run), "-o", "none.onnx", "--threads", "0"]) == 2
+    assert "--threads 0: needed 1 or more" in capsys.readouterr().err
 
 
 def test_predict_evaluate_export(run, tiny_set, tmp_path, capsys):

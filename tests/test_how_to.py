@@ -169,7 +169,7 @@ def test_the_commands_of_a_page_run(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page: str
 ) -> None:
     """Each ends with 0, or with 1 where it is `check` that found something."""
-    monkeypatch.setattr("segdistill.deploy.variants.measure", lambda path: Cost(1.0, None))
+    monkeypatch.setattr("segdistill.deploy.variants.measure", lambda path, threads: Cost(1.0, None))
     monkeypatch.setattr("segdistill.deploy.variants.MAX_DROP", 0.2)  # after two updates all is near p = .5
     place = shutil.copytree(world, tmp_path / "a place")
     monkeypatch.chdir(place)

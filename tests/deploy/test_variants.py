@@ -32,8 +32,8 @@ SHAPES = [(64, 96), (48, 64), (1, 1), (1, 300), (17, 13), (300, 30), (333, 501)]
 @pytest.fixture
 def quick(onnx_file, monkeypatch):
     """The fp32 graph is exported once for all tests; costs are not measured."""
-    monkeypatch.setattr(variants, "export_onnx", lambda folder, out, images, modality: shutil.copy(onnx_file, out))
-    monkeypatch.setattr(variants, "measure", lambda path: Cost(1.0, None))
+    monkeypatch.setattr(variants, "export_onnx", lambda folder, out, *_: shutil.copy(onnx_file, out))
+    monkeypatch.setattr(variants, "measure", lambda path, threads: Cost(1.0, None))
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_what_cannot_be_is_said_at_once(folder, tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=match):
             export_student(folder, tmp_path / "s.onnx", **changes)
-    with pytest.raises(UserError, match=r"ends in \.onnx, or another --format"):
+    with pytest.raises(UserError, match=r"ends in \.onnx, or --format openvino"):
         export_student(folder, tmp_path / "s.xml")
     monkeypatch.setattr(variants, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs openvino; install it with: pip install segdistill\[openvino\]"):

@@ -33,6 +33,7 @@ def export(
     precision: Precision = "fp32",
     format: Format = "onnx",
     modality: str | None = None,
+    threads: int | None = None,
 ) -> Exported:
     """Write a student as a file with resizing and softmax inside, unless it loses more than half a point of Dice.
 
@@ -49,6 +50,7 @@ def export(
         format: onnx, or openvino: faster on Intel's processors, above all in bf16; needs segdistill[openvino].
         modality: Bind the file to this one: without the others' weights, and nothing to find out. It is measured on
             images of this one. None: all of them; the file finds an image's modality itself unless it is told.
+        threads: CPU threads to compare and to measure with. None: all cores.
 
     Returns:
         What the check found: images compared, and Dice, size and speed of each form of the student.
@@ -66,7 +68,14 @@ def export(
     elif not chosen and precision != "fp32":
         samples = _own(Path(student), card, modality)
     result = export_student(
-        folder, out, images=chosen, labelled=samples, precision=precision, file_format=format, modality=modality
+        folder,
+        out,
+        images=chosen,
+        labelled=samples,
+        precision=precision,
+        file_format=format,
+        modality=modality,
+        threads=threads,
     )
     _show(out, result)
     return result

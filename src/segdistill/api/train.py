@@ -233,7 +233,7 @@ def _to_the_end(
 def _export(run: Path, options: TrainOptions) -> None:
     """The ONNX file, if it was asked for and an interrupted run did not get to it."""
     if options.onnx and not (run / "student.onnx").exists():
-        export(run, run / "student.onnx")
+        export(run, run / "student.onnx", threads=options.threads)
 
 
 @contextmanager

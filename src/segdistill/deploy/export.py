@@ -40,7 +40,11 @@ class ExportCheck:
 
 
 def export_onnx(
-    student_folder: Path, out: Path, images: Sequence[Path] = (), modality: str | None = None
+    student_folder: Path,
+    out: Path,
+    images: Sequence[Path] = (),
+    modality: str | None = None,
+    threads: int | None = None,
 ) -> ExportCheck:
     """Write `out` if onnxruntime agrees with torch on the images (built-in synthetic ones if none are given).
 
@@ -68,7 +72,7 @@ def export_onnx(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _write_graph(student, sha256, part)
-        check = compare(student, OnnxPredictor(part), images)
+        check = compare(student, OnnxPredictor(part, threads=threads), images)
         require_agreement(check, "onnxruntime")
         part.replace(out)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a prediction costs, measured in a process of its own: python -m segdistill.deploy.measure STUDENT."""
+"""What a prediction costs, measured in a process of its own: python -m segdistill.deploy.measure STUDENT [THREADS]."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SECONDS, RUNS = 3.0, 30  # whichever ends first, after one run that also allocat
 
 
 class Cost(NamedTuple):
-    """Of one image of the student's input size, with all cores."""
+    """Of one image of the student's input size."""
 
     ms: float  # median
     peak: int | None  # bytes held at most by the process, interpreter and libraries included; None: not known here
 
 
-def measure(path: Path) -> Cost:
-    """Start a process that predicts with the student at `path`, a folder or a file."""
-    command = [sys.executable, "-m", "segdistill.deploy.measure", str(path)]
+def measure(path: Path, threads: int | None = None) -> Cost:
+    """Start a process that predicts with the student at `path`, a folder or a file; on all cores without `threads`."""
+    command = [sys.executable, "-m", "segdistill.deploy.measure", str(path), *([str(threads)] if threads else [])]
     done = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8")
     return Cost(*json.loads(done.stdout))
 
@@ -44,7 +44,7 @@ def main() -> None:
     """Predict noise; print the cost as JSON."""
     from .predictor import open_predictor
 
-    predictor = open_predictor(Path(sys.argv[1]))
+    predictor = open_predictor(Path(sys.argv[1]), threads=int(sys.argv[2]) if sys.argv[2:] else None)
     image = np.random.default_rng(0).integers(0, 256, (*predictor.card.size, 3), np.uint8)
     predictor.predict(image)
     times: list[float] = []

@@ -73,8 +73,7 @@ def open_predictor(path: Path, device: str = "cpu", threads: int | None = None, 
     Raises:
         UserError: a path that is neither, a damaged student, a device that is not there, or no thread.
     """
-    if threads is not None and threads < 1:
-        raise UserError(f"--threads {threads}: needed 1 or more; leave it out for as many as there are cores")
+    require_threads(threads)
     if path.suffix.lower() == ".onnx" and path.is_file():
         return OnnxPredictor(path, device, threads, images=images)
     if path.suffix.lower() == ".xml" and path.is_file():
@@ -92,6 +91,12 @@ def open_predictor(path: Path, device: str = "cpu", threads: int | None = None, 
     if threads is not None:
         torch.set_num_threads(threads)
     return TorchPredictor(student, identity_of(path / CARD))
+
+
+def require_threads(threads: int | None) -> None:
+    """UserError for less than one."""
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads {threads}: needed 1 or more; leave it out for as many as there are cores")
 
 
 def identity_of(path: Path) -> str:

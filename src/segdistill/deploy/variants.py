@@ -21,7 +21,7 @@ from ..types import UserError
 from .export import compare, export_onnx, require_agreement, synthetic_images
 from .low_precision import halve, metadata, quantise
 from .measure import Cost, measure
-from .predictor import Predictor, TorchPredictor, open_predictor
+from .predictor import Predictor, TorchPredictor, open_predictor, require_threads
 
 if TYPE_CHECKING:
     from .student import Student
@@ -73,6 +73,7 @@ def export_student(
     precision: Precision = "fp32",
     file_format: Format = "onnx",
     modality: str | None = None,
+    threads: int | None = None,
 ) -> Exported:
     """Write a student to `out` if it loses no more than half a point of Dice against torch in fp32.
 
@@ -85,15 +86,17 @@ def export_student(
             `quantise`.
         file_format: onnx or openvino.
         modality: Bind the file to this one.
+        threads: CPU threads to compare and to measure with; None: all cores.
 
     Raises:
         UserError: As `export_onnx`; nothing to measure on, openvino is missing, or Dice drops too far. What lay at
             `out` is then as it was.
     """
     _require(out, precision, file_format, bool(images or labelled))
+    require_threads(threads)
     images = _spread(images, MEASURED)
     given = [Sample(partial(read_image, path)) for path in images]
-    student = _student(student_folder, modality)
+    student = _student(student_folder, modality, threads)
     samples = _spread(labelled or given, MEASURED) or [
         Sample(partial(np.copy, image)) for image in synthetic_images(student.card.size)
     ]
@@ -101,17 +104,19 @@ def export_student(
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.stem}.", dir=out.parent) as scratch:
             fp32 = Path(scratch) / "fp32.onnx"
-            export_onnx(student_folder, fp32, images, modality)
+            export_onnx(student_folder, fp32, images, modality, threads)
             calibration = (sample.image() for sample in _spread(given or labelled, CALIBRATED))
             files = _files(fp32, precision, file_format, calibration)
             made = next(reversed(files))
-            predictors = {name: open_predictor(path) for name, path in files.items()}
+            predictors = {name: open_predictor(path, threads=threads) for name, path in files.items()}
             worth = _worth(TorchPredictor(student), predictors, samples)
             _require_dice(made, worth, len(samples))
             if made == "openvino fp32":
                 require_agreement(compare(student, predictors[made], images), "openvino")
             files = {TORCH: student_folder} | files
-            variants = tuple(Variant(name, _size(path), measure(path), *worth[name]) for name, path in files.items())
+            variants = tuple(
+                Variant(name, _size(path), measure(path, threads), *worth[name]) for name, path in files.items()
+            )
             _install(files[made], out)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror or error}); choose another place") from error
@@ -134,9 +139,13 @@ def _require(out: Path, precision: Precision, file_format: Format, images: bool)
         )
 
 
-def _student(folder: Path, modality: str | None) -> Student:
+def _student(folder: Path, modality: str | None, threads: int | None) -> Student:
+    import torch
+
     from .artefact import bound_student, load_student
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     student = load_student(folder)
     return student if modality is None else bound_student(student, modality)
 
