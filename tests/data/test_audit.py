@@ -161,6 +161,21 @@ def test_masks_empty_full_and_grey(rows):
     assert "ambiguous-masks" not in codes(audit(rows, threshold=127, threads=1))
 
 
+@pytest.mark.parametrize("threshold", [None, 0])
+def test_palettes_that_contradict_each_other_are_found(rows, threshold):
+    """Saved by convert("P", palette=ADAPTIVE): each file numbers its colours anew."""
+    black, red, green = (0, 0, 0), (255, 0, 0), (0, 128, 0)
+    for i, row in enumerate(rows):
+        image = Image.fromarray((np.asarray(Image.open(row.mask)) > 0).astype(np.uint8))
+        image.putpalette([*black, *(red if i < 9 else green)])
+        image.save(row.mask)
+    finding = codes(audit(rows, threads=1, threshold=threshold))["ambiguous-masks"]
+    assert finding.rows == (0, 9)
+    assert "#ff0000" in finding.what
+    Image.fromarray(np.full((96, 96, 3), red, np.uint8)).save(rows[0].mask)
+    assert "beside masks in colour" in codes(audit(rows[:9], threads=1, threshold=threshold))["ambiguous-masks"].what
+
+
 def test_a_jpeg_damaged_mask_is_named(rows):
     Image.open(rows[5].mask).save(rows[5].mask.with_suffix(".jpg"), quality=95)
     Image.open(rows[5].mask.with_suffix(".jpg")).save(rows[5].mask)

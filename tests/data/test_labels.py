@@ -119,6 +119,54 @@ def test_no_masks() -> None:
         scan_values([])
 
 
+def palette(path: Path, values: object, *colours: int) -> Path:
+    """A palette PNG of these indices, which stand for the colours 0xRRGGBB."""
+    image = Image.fromarray(np.asarray(values, np.uint8))
+    image.putpalette([channel for colour in colours for channel in colour.to_bytes(3, "big")])
+    image.save(path)
+    return path
+
+
+CLASHING = {
+    "adaptive": (
+        lambda a: palette(a, [[0, 1, 2]], 0, 0xFF0000, 0x008000),
+        lambda b: palette(b, [[0, 2, 1]], 0, 0x008000, 0xFF0000),
+        r"index 1 is #ff0000 .*#008000",
+    ),
+    "two entries swapped": (
+        lambda a: palette(a, [[0, 1]], 0, 0xFFFFFF),
+        lambda b: palette(b, [[1, 0]], 0xFFFFFF, 0),
+        r"index 0 is #000000 .*#ffffff",
+    ),
+    "RGB and P": (
+        lambda a: write(a, rgb((0, 0, 0), (255, 0, 0))),
+        lambda b: palette(b, [[0, 1]], 0, 0xFF0000),
+        "beside masks in colour",
+    ),
+}
+
+
+@pytest.mark.parametrize("threshold", [None, 0])
+@pytest.mark.parametrize("name", CLASHING)
+def test_palettes_that_contradict_each_other_stop(tmp_path: Path, name: str, threshold: int | None) -> None:
+    first, second, message = CLASHING[name]
+    masks = [first(tmp_path / "a.png"), second(tmp_path / "b.png")]
+    for order in (masks, masks[::-1]):
+        with pytest.raises(UserError, match=rf"{order[0].name} and .*{order[1].name}: .*(palette|colour).*; .*RGB"):
+            scan_values(order, 1, threshold=threshold)
+    with pytest.raises(UserError, match=message):
+        scan_values(masks, 1, threshold=threshold)
+
+
+def test_one_palette_is_read_by_index_as_before(tmp_path: Path) -> None:
+    """Entries that no pixel uses may differ; an index that is its own grey is a colour like any other."""
+    masks = [palette(tmp_path / "a.png", [[0, 1]], 0, 0xFF0000), palette(tmp_path / "b.png", [[0, 2]], 0, 7, 0x00FF00)]
+    assert scan_values(masks, 2) == MaskValues((0, 1, 2), (2, 1, 1), 2)
+    grey = palette(tmp_path / "c.png", [[0, 255]], *(value * 0x010101 for value in range(256)))
+    colour = write(tmp_path / "d.png", rgb((0, 0, 0), (255, 0, 0)))
+    assert scan_values([grey, colour], 2).values == (0, 0xFF0000, 0xFFFFFF)
+
+
 # --- rules ----------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from .census import census, usable, values_of
 from .findings import Desk, Finding, Named
 from .inspection import Seen, inspect
 from .labels import MAX_VALUES, LabelMapping, MaskValues, build_mapping
+from .palettes import WAY_OUT, Palettes
 from .rows import Row
 
 LEAKS = frozenset({"copies-across-splits", "near-copies-across-splits", "patients-across-splits"})
@@ -132,7 +133,12 @@ def _mapping(desk: Desk, dataset: str) -> tuple[LabelMapping | None, list[Findin
         findings.append(desk.finding("error", "ambiguous-masks", what, way_out, grey))
     if not held:
         return None, findings
-    packed = any(desk.seen[i].colour for i in held)
+    said, palettes = desk.sets[dataset], Palettes()
+    for i in held:
+        if clash := palettes.add(i, desk.seen[i].palette, desk.seen[i].colour):
+            pair = (clash.earlier, clash.later)
+            return None, [*findings, desk.finding("error", "ambiguous-masks", clash.why, WAY_OUT, pair)]
+    packed = said.threshold is None and any(desk.seen[i].colour for i in held)
     counts = Counter(value for i in held for value in values_of(desk.seen[i], packed))
     few = max(1, 0.05 * len(held))
     rare = [i for i in held if any(counts[value] <= few for value in values_of(desk.seen[i], packed))] or held
@@ -142,7 +148,6 @@ def _mapping(desk: Desk, dataset: str) -> tuple[LabelMapping | None, list[Findin
     paths = [truth(desk.rows[i]) for i in held]
     jpeg = any(path.suffix.lower() in (".jpg", ".jpeg") for path in paths if path)
     values = tuple(sorted(counts))
-    said = desk.sets[dataset]
     found = MaskValues(values, tuple(counts[v] for v in values), len(held), packed, said.threshold, jpeg)
     try:
         return build_mapping(found, said.classes), findings

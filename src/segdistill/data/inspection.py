@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import is_volume, read_image, read_mask, split_address
+from ..formats import decode_mask, is_volume, read_image, split_address
 from ..formats.dicom import burned_in, is_dicom
 from ..formats.images import is_packed
 from ..types import UserError
 from .cache import truth
 from .hashing import thumbnail
 from .labels import MAX_VALUES
+from .palettes import colours_of
 from .rows import Row
 
 Size = tuple[int, int]  # height, width
@@ -36,7 +37,8 @@ class Seen:
     picture: NDArray[np.uint8] | None = None  # the thumbnail, (64, 64)
     mask_size: Size | None = None
     values: Mapping[int, int] = field(default_factory=dict)  # raw mask value -> pixels, at most 33 of them
-    colour: bool = False  # values are packed colours
+    colour: bool = False  # the mask is in colour: without a threshold its values are packed
+    palette: Mapping[int, int] = field(default_factory=dict)  # of a palette mask: index that occurs -> its colour
     problems: tuple[str, ...] = ()
 
 
@@ -93,7 +95,7 @@ def _may_name_patient(path: Path) -> bool:
 
 
 def _mask(path: Path, threshold: int | None) -> dict[str, Any]:
-    raw = read_mask(path)
+    raw, palette = decode_mask(path)
     size, colour = (raw.shape[0], raw.shape[1]), is_packed(raw)
     if raw.dtype == np.uint8:
         counts = np.bincount(raw.ravel())
@@ -101,12 +103,13 @@ def _mask(path: Path, threshold: int | None) -> dict[str, Any]:
         counts = counts[values]
     else:
         values, counts = np.unique(raw, return_counts=True)
+    known = {"mask_size": size, "colour": colour, "palette": colours_of(values.tolist(), palette) if palette else {}}
     if threshold is not None:
         if colour:
             values = np.maximum(np.maximum(values >> 16, (values >> 8) & 255), values & 255)
         above = int(counts[values > threshold].sum())
         sides = {0: int(counts.sum()) - above, 1: above}
-        return {"mask_size": size, "values": {side: pixels for side, pixels in sides.items() if pixels}}
+        return {**known, "values": {side: pixels for side, pixels in sides.items() if pixels}}
     common = np.sort(np.argsort(-counts, kind="stable")[: MAX_VALUES + 1])
     held = {int(values[i]): int(counts[i]) for i in common}
-    return {"mask_size": size, "values": held, "colour": colour}
+    return {**known, "values": held}

@@ -14,14 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import read_mask
+from ..formats import decode_mask
 from ..formats.images import is_packed
 from ..types import UserError
+from .palettes import WAY_OUT, Palettes, colours_of
 
 MAX_VALUES = 32  # more are grey levels or instance numbers, not classes
 _UNSEEN = 255  # in the lookup table; there are at most 32 classes
@@ -71,15 +72,20 @@ def scan_values(
     """Read every mask and collect its raw values; `on_progress(done, total)` is called as they come in.
 
     Raises:
-        UserError: no masks, an unreadable one, or more than 32 values (stops at the mask that brought the 33rd).
+        UserError: no masks, an unreadable one, palettes that contradict each other, or more than 32 values (stops at
+            the mask that brought the 33rd).
     """
     paths = list(masks)
     if not paths:
         raise UserError("no masks to learn from; at least one image needs a mask of the same name in masks/")
     grey: Counter[int] = Counter()
     packed: Counter[int] = Counter()
-    for done, (path, values, colour) in enumerate(_scan_each(paths, threads, threshold), 1):
-        (packed if colour else grey).update(values)
+    palettes = Palettes()
+    for done, one in enumerate(_scan_each(paths, threads, threshold), 1):
+        path = paths[done - 1]
+        if clash := palettes.add(done - 1, one.colours, one.in_colour):
+            raise UserError(f"{paths[clash.earlier]} and {paths[clash.later]}: {clash.why}; {WAY_OUT}")
+        (packed if one.in_colour and threshold is None else grey).update(one.values)
         if packed and any(not 0 <= value <= 255 for value in grey):
             raise UserError(f"{path}: masks in colour and masks with grey values above 255; save all in one way")
         if len(_merged(grey, packed)) > MAX_VALUES:
@@ -251,25 +257,32 @@ def colours(count: int) -> list[tuple[int, int, int]]:
     return chosen[:count]
 
 
-def _scan_each(
-    paths: Sequence[Path], threads: int | None, threshold: int | None
-) -> Iterator[tuple[Path, list[int], bool]]:
+class _OneMask(NamedTuple):
+    values: list[int]
+    in_colour: bool
+    colours: dict[int, int]  # of a palette mask, by index
+
+
+def _scan_each(paths: Sequence[Path], threads: int | None, threshold: int | None) -> Iterator[_OneMask]:
     """Every mask in order with its values, read by threads, in portions: an early stop waits for few."""
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for start in range(0, len(paths), _PORTION):
             portion = paths[start : start + _PORTION]
-            for path, values in zip(portion, pool.map(partial(_distinct, threshold=threshold), portion), strict=True):
-                yield path, *values
+            yield from pool.map(partial(_distinct, threshold=threshold), portion)
 
 
-def _distinct(path: Path, *, threshold: int | None) -> tuple[list[int], bool]:
-    """The values of one mask, and whether they are packed colours; of a hopeless mask, one value too many is enough."""
-    raw = read_mask(path)
-    colour = is_packed(raw) and threshold is None
-    if threshold is not None:
-        raw = _above(raw, threshold)
+def _distinct(path: Path, *, threshold: int | None) -> _OneMask:
+    """The values of one mask, or their sides of the threshold; of a hopeless mask, one value too many is enough."""
+    raw, palette = decode_mask(path)
+    in_colour = is_packed(raw)
+    colours = colours_of(_values(raw), palette) if palette else {}
+    held = _values(raw if threshold is None else _above(raw, threshold))
+    return _OneMask(held[: MAX_VALUES + 1], in_colour, colours)
+
+
+def _values(raw: NDArray[np.integer[Any]]) -> list[int]:
     distinct = np.flatnonzero(np.bincount(raw.ravel())) if raw.dtype == np.uint8 else np.unique(raw)
-    return [int(value) for value in distinct[: MAX_VALUES + 1]], colour
+    return [int(value) for value in distinct]
 
 
 def _above(raw: NDArray[np.integer[Any]], threshold: int) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,13 @@ _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"MM\0+", TiffImageFile),
     (b"BM", BmpImageFile),
 )
+
+
+class Decoded(NamedTuple):
+    """Pixels, and what of their file they do not show."""
+
+    pixels: NDArray[Any]
+    palette: tuple[int, ...] = ()  # of a palette image read by index: its colours 0xRRGGBB
 
 
 def read_raster(path: Path) -> NDArray[np.uint8]:
@@ -84,21 +91,13 @@ def read_raster_mask(path: Path) -> NDArray[np.integer[Any]]:
     Raises:
         UserError: as `read_raster`; also fractional values, and 16 bits per channel in colour (the low byte is lost).
     """
+    return decode_raster_mask(path).pixels
+
+
+def decode_raster_mask(path: Path) -> Decoded:
+    """`read_raster_mask` with the palette; UserError as there."""
     with _opened(path) as image:
-        if ";16" in _raw_mode(image) and not image.mode.startswith("I"):
-            raise UserError(f"{path}: a mask of 16 bits per channel in colour; save it with 8 bits or in grey")
-        _make_upright(image, path)
-        if image.mode == "1":
-            return np.asarray(image).astype(np.uint8)
-        if image.mode in ("P", "L"):
-            return np.array(image)
-        if image.mode in ("PA", "LA"):
-            return np.array(image)[:, :, 0]
-        if image.mode.startswith("I;16"):
-            return np.asarray(image).astype(np.uint16)
-        if image.mode in ("I", "F"):
-            return _whole(np.asarray(image), path)
-        return _pack(np.asarray(_to_rgb(image)))
+        return Decoded(_raw_values(image, path), _palette(image))
 
 
 def is_packed(mask: NDArray[np.integer[Any]]) -> bool:
@@ -250,6 +249,30 @@ def _upright_rgb(image: ImageFile, path: Path) -> NDArray[np.uint8]:
     if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:  # Pillow inverts 8 bits, and no more
         levels = 255 - levels
     return np.repeat(levels[:, :, None], 3, axis=2)
+
+
+def _raw_values(image: ImageFile, path: Path) -> NDArray[np.integer[Any]]:
+    if ";16" in _raw_mode(image) and not image.mode.startswith("I"):
+        raise UserError(f"{path}: a mask of 16 bits per channel in colour; save it with 8 bits or in grey")
+    _make_upright(image, path)
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8)
+    if image.mode in ("P", "L"):
+        return np.array(image)
+    if image.mode in ("PA", "LA"):
+        return np.array(image)[:, :, 0]
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode in ("I", "F"):
+        return _whole(np.asarray(image), path)
+    return _pack(np.asarray(_to_rgb(image)))
+
+
+def _palette(image: ImageFile) -> tuple[int, ...]:
+    if image.mode not in ("P", "PA"):
+        return ()
+    channels = image.getpalette("RGB") or []
+    return tuple(r << 16 | g << 8 | b for r, g, b in zip(channels[::3], channels[1::3], channels[2::3], strict=False))
 
 
 def _reader(file: IO[bytes], path: Path) -> type[ImageFile]:
