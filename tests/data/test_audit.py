@@ -147,6 +147,34 @@ def test_broken_files_are_findings(rows):
     assert result.facts["images"] == 16
 
 
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_images_turned_away_from_their_masks(rows, orientation):
+    """The image says how it is to be turned, the mask, drawn on the pixels as stored, does not."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    suffixes = (".jpg", ".png", ".tif")
+    turned = [replace(row, image=row.image.with_suffix(one)) for row, one in zip(rows, suffixes, strict=False)]
+    for row, to in zip(rows, turned, strict=False):
+        Image.open(row.image).save(to.image, exif=exif)
+    finding = codes(audit(turned, threads=1))["turned"]
+    assert (finding.severity, finding.rows) == ("warning", (0, 1, 2))
+    assert "--sheet" in finding.way_out
+    for row in turned:
+        Image.open(row.mask).save(row.mask, exif=exif)
+    assert audit(turned, threads=1).findings == ()
+
+
+def test_swapped_sides_name_the_orientation(rows):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.open(rows[0].image).crop((0, 0, 96, 60)).save(rows[0].image, exif=exif)
+    Image.open(rows[0].mask).crop((0, 0, 96, 60)).save(rows[0].mask)
+    finding = codes(audit(rows, threads=1))["size-mismatch"]
+    assert "1 with sides swapped" in finding.what
+    assert "exiftool -Orientation= " in finding.way_out
+    assert "turned" not in codes(audit(rows, threads=1))
+
+
 def test_masks_empty_full_and_grey(rows):
     Image.new("L", (96, 96)).save(rows[0].mask)
     Image.new("L", (96, 96), 255).save(rows[1].mask)
@@ -159,6 +187,45 @@ def test_masks_empty_full_and_grey(rows):
     assert [finding.severity for finding in result.findings] == ["error", "warning", "warning"]
     assert "--threshold 127" in found["ambiguous-masks"].way_out
     assert "ambiguous-masks" not in codes(audit(rows, threshold=127, threads=1))
+
+
+@pytest.mark.parametrize("threshold", [None, 0])
+def test_palettes_that_contradict_each_other_are_found(rows, threshold):
+    """Saved by convert("P", palette=ADAPTIVE): each file numbers its colours anew."""
+    black, red, green = (0, 0, 0), (255, 0, 0), (0, 128, 0)
+    for i, row in enumerate(rows):
+        image = Image.fromarray((np.asarray(Image.open(row.mask)) > 0).astype(np.uint8))
+        image.putpalette([*black, *(red if i < 9 else green)])
+        image.save(row.mask)
+    finding = codes(audit(rows, threads=1, threshold=threshold))["ambiguous-masks"]
+    assert finding.rows == (0, 9)
+    assert "#ff0000" in finding.what
+    Image.fromarray(np.full((96, 96, 3), red, np.uint8)).save(rows[0].mask)
+    assert "beside masks in colour" in codes(audit(rows[:9], threads=1, threshold=threshold))["ambiguous-masks"].what
+
+
+def test_numbered_objects_keep_all_of_them(rows):
+    """Above 127 there is only the second half of 256 nuclei."""
+    numbers = np.arange(96 * 96).reshape(96, 96) % 257
+    Image.fromarray(numbers.astype(np.uint16)).save(rows[3].mask)
+    finding = codes(audit(rows, threads=1))["ambiguous-masks"]
+    assert finding.rows == (3,)
+    assert "--threshold 0 " in finding.way_out
+    assert "127" not in finding.way_out
+    for i, row in enumerate(rows):
+        Image.fromarray((numbers % 20 + 2 * i).astype(np.uint8)).save(row.mask)
+    assert codes(audit(rows, threads=1))["ambiguous-masks"].way_out.startswith("pass --threshold 0 ")
+    assert "ambiguous-masks" not in codes(audit(rows, classes=[f"c{i}" for i in range(50)], threads=1))
+
+
+def test_one_class_in_two_colours_is_found(rows):
+    for row in rows[:8]:
+        red = np.asarray(Image.open(row.mask))[..., None] * np.array([1, 0, 0], np.uint8)
+        Image.fromarray(red).save(row.mask)
+    assert "--threshold 0" in codes(audit(rows, threads=1))["ambiguous-masks"].way_out
+    red[:4, :4] = 255
+    Image.fromarray(red).save(rows[7].mask)
+    assert "ambiguous-masks" not in codes(audit(rows, threads=1))
 
 
 def test_a_jpeg_damaged_mask_is_named(rows):

@@ -186,6 +186,14 @@ def test_images_without_anything_to_find_make_no_set_larger():
     assert "there is no Dice" in summarise(nothing, class_names=NAMES)["note"]
 
 
+def test_false_alarms_are_nothing_to_claim_a_dice_of():
+    """An empty reference with a prediction has Dice 0; a test split of such images still shows no foreground."""
+    alarms = [row for i in range(30) for row in rows(mask(1), mask(), f"alarm {i}.png", patient=f"e{i}")]
+    summary = summarise(alarms, class_names=NAMES)
+    assert summary["note"].startswith("No reference mask shows a foreground class")
+    assert "with 10 images" in summarise(many(10, lambda i: f"p{i}") + alarms, class_names=NAMES)["note"]
+
+
 def test_unit_and_tolerance_are_named():
     summary = summarise(table(), class_names=NAMES, unit="mm", tolerance=1.5)
     assert (summary["unit"], summary["tolerance"]) == ("mm", 1.5)

@@ -164,8 +164,9 @@ def _mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
 def _note(table: Table, kind: str) -> str:
     """What limits a claim made from this table; empty if nothing."""
     sentences = []
-    scored = ~np.isnan(table.scores[..., METRICS.index("dice")]).all(axis=1)
-    n = len(np.unique(table.group[scored]))  # an image where nothing is to be found has no Dice
+    # Where nothing is to be found there is no Dice, or 0 for a false alarm: neither tells how well anything is found
+    shown = (table.annotated & ~table.empty_reference).any(axis=1)
+    n = len(np.unique(table.group[shown]))
     if n == 0:
         sentences.append("No reference mask shows a foreground class: there is no Dice to claim anything of.")
     elif n == 1:
