@@ -176,6 +176,30 @@ def test_palettes_that_contradict_each_other_are_found(rows, threshold):
     assert "beside masks in colour" in codes(audit(rows[:9], threads=1, threshold=threshold))["ambiguous-masks"].what
 
 
+def test_numbered_objects_keep_all_of_them(rows):
+    """Above 127 there is only the second half of 256 nuclei."""
+    numbers = np.arange(96 * 96).reshape(96, 96) % 257
+    Image.fromarray(numbers.astype(np.uint16)).save(rows[3].mask)
+    finding = codes(audit(rows, threads=1))["ambiguous-masks"]
+    assert finding.rows == (3,)
+    assert "--threshold 0 " in finding.way_out
+    assert "127" not in finding.way_out
+    for i, row in enumerate(rows):
+        Image.fromarray((numbers % 20 + 2 * i).astype(np.uint8)).save(row.mask)
+    assert codes(audit(rows, threads=1))["ambiguous-masks"].way_out.startswith("pass --threshold 0 ")
+    assert "ambiguous-masks" not in codes(audit(rows, classes=[f"c{i}" for i in range(50)], threads=1))
+
+
+def test_one_class_in_two_colours_is_found(rows):
+    for row in rows[:8]:
+        red = np.asarray(Image.open(row.mask))[..., None] * np.array([1, 0, 0], np.uint8)
+        Image.fromarray(red).save(row.mask)
+    assert "--threshold 0" in codes(audit(rows, threads=1))["ambiguous-masks"].way_out
+    red[:4, :4] = 255
+    Image.fromarray(red).save(rows[7].mask)
+    assert "ambiguous-masks" not in codes(audit(rows, threads=1))
+
+
 def test_a_jpeg_damaged_mask_is_named(rows):
     Image.open(rows[5].mask).save(rows[5].mask.with_suffix(".jpg"), quality=95)
     Image.open(rows[5].mask.with_suffix(".jpg")).save(rows[5].mask)

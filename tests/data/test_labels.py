@@ -56,7 +56,7 @@ def test_scan_counts_masks_not_pixels(tmp_path: Path) -> None:
 
 
 def test_scan_stops_early_and_names_the_mask(tmp_path: Path) -> None:
-    masks = [write(tmp_path / "fine.png", [[0, 1]]), write(tmp_path / "grey.png", [list(range(100))])]
+    masks = [write(tmp_path / "fine.png", [[0, 1]]), write(tmp_path / "grey.png", [list(range(0, 256, 3))])]
     masks += [tmp_path / f"never-written-{i}.png" for i in range(1000)]
     with pytest.raises(UserError, match=r"grey\.png.*more than 32.*--threshold 127"):
         scan_values(masks, 1)
@@ -64,6 +64,62 @@ def test_scan_stops_early_and_names_the_mask(tmp_path: Path) -> None:
     assert len(scan_values(one_each[:32], 2).values) == 32
     with pytest.raises(UserError, match=r"32\.png"):
         scan_values(one_each, 2)
+
+
+def test_so_many_values_may_be_classes_as_have_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", [list(range(41))])
+    names = ["background", *(f"c{i}" for i in range(1, 41))]
+    assert build_mapping(scan_values([path], named=41), names).indices == tuple(range(41))
+    with pytest.raises(UserError, match="more than 40 different"):
+        scan_values([path], named=40)
+
+
+NUMBERED, EITHER = r"; pass --threshold 0 to make all above 0 foreground$", r"--threshold 0 if .*--threshold 127 if "
+
+
+@pytest.mark.parametrize(
+    ("values", "way_out"),
+    [
+        (range(257), NUMBERED),  # above 127 there is only the second half of the objects
+        (range(100), NUMBERED),
+        (range(1000, 1100), NUMBERED),
+        (range(256), EITHER),
+        (range(0, 256, 5), r"; pass --threshold 127 "),
+    ],
+)
+def test_the_way_out_of_many_values_fits_them(tmp_path: Path, values: range, way_out: str) -> None:
+    Image.fromarray(np.array([values], np.uint16 if max(values) > 255 else np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=way_out):
+        scan_values([tmp_path / "a.png"])
+
+
+@pytest.mark.parametrize(("resample", "size"), [("BILINEAR", 80), ("BOX", 20), ("BICUBIC", 60)])
+def test_smoothly_resized_masks_are_no_classes(tmp_path: Path, resample: str, size: int) -> None:
+    disk = Image.fromarray(((np.hypot(*np.mgrid[-20:20, -20:20]) < 12) * 255).astype(np.uint8))
+    disk.resize((size, size), Image.Resampling[resample]).save(tmp_path / "a.png")
+    found = scan_values([tmp_path / "a.png"], named=300)
+    for classes in (None, ["background", "polyp"]):
+        with pytest.raises(UserError, match="--threshold 127"):
+            build_mapping(found, classes)
+
+
+def test_one_class_in_two_encodings_stops(tmp_path: Path) -> None:
+    bits = np.array([[0, 1]])
+    write(tmp_path / "a.png", bits * 255)
+    Image.fromarray((bits * 65535).astype(np.uint16)).save(tmp_path / "b.png")
+    with pytest.raises(UserError, match=r"8 and of 16 bits.*--threshold 127"):
+        build_mapping(scan_values([tmp_path / "a.png", tmp_path / "b.png"]))
+    red = write(tmp_path / "c.png", rgb((0, 0, 0), (255, 0, 0)))
+    masks = [tmp_path / "a.png", red]
+    with pytest.raises(UserError, match=r"#ff0000 and white.*--threshold 0"):
+        build_mapping(scan_values(masks))
+    assert build_mapping(scan_values(masks), ["background", "red", "white"]).indices == (0, 1, 2)
+    green = write(tmp_path / "e.png", rgb((0, 0, 0), (0, 128, 0)))
+    assert build_mapping(scan_values([red, green])).indices == (0, 1, 2)
+    both = write(tmp_path / "d.png", rgb((255, 0, 0), (255, 255, 255)))
+    mapping = build_mapping(scan_values([*masks, both]))
+    assert mapping.indices == (0, 1, 2)
+    assert "white_apart" not in mapping.to_json()
 
 
 def test_threshold_scan_takes_any_values(tmp_path: Path) -> None:
@@ -179,6 +235,9 @@ def test_one_palette_is_read_by_index_as_before(tmp_path: Path) -> None:
         ((38, 75), None, {38: 0, 75: 1}),
         ((0, 1, 2, 3), None, {0: 0, 1: 1, 2: 2, 3: 3}),
         ((0, 85, 170, 255), None, {0: 0, 85: 1, 170: 2, 255: 3}),
+        ((0, 127, 255), None, {0: 0, 127: 1, 255: 2}),
+        ((0, 51, 102, 153, 204, 255), None, {51 * i: i for i in range(6)}),
+        ((0, 64, 128, 191, 255), "background,a,b,c,d", {0: 0, 64: 1, 128: 2, 191: 3, 255: 4}),
         ((0, 2, 7), None, {0: 0, 2: 1, 7: 2}),
         ((0, 1000, 40000), None, {0: 0, 1000: 1, 40000: 2}),
         (tuple(range(32)), None, {i: i for i in range(32)}),
@@ -210,12 +269,18 @@ def test_a_class_no_mask_holds_is_shown() -> None:
         (found(0, 3, 255), None, "--threshold 127"),
         (found(0, 3, 250, 255), "background,polyp", "--threshold 127"),
         (found(0, 100, 255, jpeg=True), None, "JPEG.*--threshold 127"),
+        (found(0, 64, 128, 191, 255), None, "resized.*--threshold 127.*--classes"),  # means over 2 x 2 pixels
+        (found(0, 64, 128, 192, 255), None, "resized.*--threshold 127.*--classes"),  # Pillow's
+        (found(0, 16, 48, 255), None, "resized.*--threshold 127"),
+        (found(0, 255, 65535), None, "8 and of 16 bits"),
         (found(0, 1, 255), None, "ambiguous.*--classes.*--threshold 0"),
         (found(0, 1, 2, 255), "background,a,b", "ambiguous"),
         (found(0), None, "no foreground"),
         (found(255), "background,polyp", "1 mask values"),
         (found(0, 255), "background,a,b", r"3 class names \(background, a, b\) for 2 mask values \(0, 255\)"),
         (found(0, 1, 2), "background,a", r"2 class names \(background, a\) for 3 mask values \(0, 1, 2\)"),
+        (found(0, 1, 2), "background,a", "or pass --threshold 0 "),
+        (found(0, 128, 255), "background,a", "or pass --threshold 127 "),
         (found(0, 1), "background,a,a", "'a' is given twice"),
         (found(0, 1), "background", "at least|1 to 254 more"),
         (found(0, 1), "background, ", "1 to 254 more"),

@@ -64,7 +64,7 @@ def read_mappings(
         masks = [mask for row in rows if row.dataset == name and (mask := truth(row))]
         if masks or len(sets) == 1:
             with bar("reading masks") as progress:
-                found[name] = scan_values(masks, threads, progress, said.threshold)
+                found[name] = scan_values(masks, threads, progress, said.threshold, len(said.classes or ()))
     names = {name: said.classes for name, said in sets.items() if said.classes}
     mappings = join_mappings(found, names)
     for name, mapping in mappings.items():
@@ -199,6 +199,7 @@ def inspect_sets(rows: Sequence[Row], sets: Mapping[str, Named], threads: int | 
             seen += inspect(
                 part,
                 threshold=said.threshold,
+                named=len(said.classes or ()),
                 threads=threads,
                 on_progress=lambda count, _, done=done: progress(done + count, len(rows)),  # type: ignore[misc]
             )

@@ -34,7 +34,8 @@ def evaluate_masks(
     manifest, rows, scored = _references(data, split, modality)
     said = named_sets([manifest], classes, threshold)[manifest.name]
     guessed = _matched(rows, manifest.root, predicted)
-    truth = build_mapping(values_in([row.mask for row in manifest.rows if row.mask], said.threshold), said.classes)
+    references = [row.mask for row in manifest.rows if row.mask]
+    truth = build_mapping(values_in(references, said.threshold, len(said.classes or ())), said.classes)
     guess = _meaning(list(guessed.values()), truth, predicted)
     show_meaning("reference values", truth)
     show_meaning("predicted values", guess)
@@ -127,7 +128,7 @@ def _meaning(masks: list[Path], truth: LabelMapping, predicted: Path) -> LabelMa
     index = _as_indices(masks, truth.classes)
     if index and truth.found.threshold is not None:
         return index
-    found = index.found if index else values_in(masks, truth.found.threshold)
+    found = index.found if index else values_in(masks, truth.found.threshold, len(truth.classes))
     own = as_known(found, [truth])
     if index and own and index.indices != own.indices:
         raise UserError(
@@ -140,7 +141,7 @@ def _meaning(masks: list[Path], truth: LabelMapping, predicted: Path) -> LabelMa
 def _as_indices(masks: list[Path], classes: Sequence[str]) -> LabelMapping | None:
     """Their values as class indices; None where there are others."""
     try:
-        found = values_in(masks, None)
+        found = values_in(masks, None, len(classes))
     except UserError:  # grey levels, for a threshold; or unreadable, which the next scan says again
         return None
     fit = not found.packed_rgb and found.values[0] >= 0 and found.values[-1] < len(classes)

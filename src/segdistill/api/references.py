@@ -73,7 +73,7 @@ def _meaning(one: Manifest, classes: tuple[str, ...], said: Named, known: Sequen
 
 
 def _as_said(one: Manifest, classes: tuple[str, ...], said: Named, known: Sequence[LabelMapping]) -> LabelMapping:
-    found = values_in([row.mask for row in one.rows if row.mask], said.threshold)
+    found = values_in([row.mask for row in one.rows if row.mask], said.threshold, len(classes))
     if said.classes:
         return into_classes(build_mapping(found, said.classes), classes)
     meant = possible_meanings(found, [mapping for mapping in known if mapping.classes == classes])
@@ -157,7 +157,7 @@ def resolved(rows: Sequence[Row], split: Split) -> str:
     return split if split != "auto" else "test" if has_test else "all"
 
 
-def values_in(masks: list[Path], threshold: int | None) -> MaskValues:
-    """What values these masks hold."""
+def values_in(masks: list[Path], threshold: int | None, named: int = 0) -> MaskValues:
+    """What values these masks hold, of which `named` classes may each be one."""
     with bar("reading masks") as progress:
-        return scan_values(masks, None, progress, threshold)
+        return scan_values(masks, None, progress, threshold, named)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..types import UserError
+from .ambiguity import most_values, threshold_for
 from .cache import truth
 from .census import census, usable, values_of
 from .findings import Desk, Finding, Named
 from .inspection import Seen, inspect
-from .labels import MAX_VALUES, LabelMapping, MaskValues, build_mapping
+from .labels import LabelMapping, MaskValues, build_mapping, mixes_white
 from .palettes import WAY_OUT, Palettes
 from .rows import Row
 
@@ -72,9 +73,8 @@ def audit(
         threads: Decoding threads. None: one per core.
         on_progress: Called with (done, total).
     """
-    return judge(
-        rows, inspect(rows, threshold=threshold, threads=threads, on_progress=on_progress), classes, threshold, root
-    )
+    seen = inspect(rows, threshold=threshold, named=len(classes or ()), threads=threads, on_progress=on_progress)
+    return judge(rows, seen, classes, threshold, root)
 
 
 def judge(
@@ -84,7 +84,7 @@ def judge(
     threshold: int | None = None,
     root: Path | None = None,
 ) -> Audit:
-    """Findings on rows whose files were inspected, with the same threshold; reads no file."""
+    """Findings on rows whose files were inspected, with the same threshold and as many names; reads no file."""
     datasets = dict.fromkeys(row.dataset for row in rows) or {"": None}
     return judge_sets(rows, seen, dict.fromkeys(datasets, Named(root, classes, threshold)))
 
@@ -124,16 +124,17 @@ def judge_sets(rows: Sequence[Row], seen: Sequence[Seen], sets: Mapping[str, Nam
 def _mapping(desk: Desk, dataset: str) -> tuple[LabelMapping | None, list[Finding]]:
     """What each mask value of a data set means, or the finding that nobody can know."""
     members = desk.members(dataset)
-    grey = [i for i in members if len(desk.seen[i].values) > MAX_VALUES]
+    said, palettes = desk.sets[dataset], Palettes()
+    most = most_values(len(said.classes or ()))
+    crowded = [i for i in members if desk.seen[i].crowded]
     held = [i for i in members if usable(desk.seen[i])]
-    way_out = "pass --threshold 127 to make what is above it foreground, or save the masks again as PNG"
     findings = []
-    if grey:
-        what = f"masks of more than {MAX_VALUES} values, so grey levels or JPEG damage: {len(grey)}"
-        findings.append(desk.finding("error", "ambiguous-masks", what, way_out, grey))
+    if crowded:
+        what = f"masks of more than {most} values, so grey levels, numbered objects or JPEG damage: {len(crowded)}"
+        way_out = " or ".join(sorted({desk.seen[i].crowded for i in crowded})) + ", or save the masks again as PNG"
+        findings.append(desk.finding("error", "ambiguous-masks", what, way_out, crowded))
     if not held:
         return None, findings
-    said, palettes = desk.sets[dataset], Palettes()
     for i in held:
         if clash := palettes.add(i, desk.seen[i].palette, desk.seen[i].colour):
             pair = (clash.earlier, clash.later)
@@ -142,13 +143,15 @@ def _mapping(desk: Desk, dataset: str) -> tuple[LabelMapping | None, list[Findin
     counts = Counter(value for i in held for value in values_of(desk.seen[i], packed))
     few = max(1, 0.05 * len(held))
     rare = [i for i in held if any(counts[value] <= few for value in values_of(desk.seen[i], packed))] or held
-    if len(counts) > MAX_VALUES:
+    if len(counts) > most:
+        way_out = threshold_for(sorted(counts), packed)
         what = f"the masks have {len(counts)} different values: grey levels or numbered objects, not classes"
         return None, [*findings, desk.finding("error", "ambiguous-masks", what, way_out, rare)]
     paths = [truth(desk.rows[i]) for i in held]
     jpeg = any(path.suffix.lower() in (".jpg", ".jpeg") for path in paths if path)
+    apart = not any(packed and mixes_white(values_of(desk.seen[i], packed)) for i in held)
     values = tuple(sorted(counts))
-    found = MaskValues(values, tuple(counts[v] for v in values), len(held), packed, said.threshold, jpeg)
+    found = MaskValues(values, tuple(counts[v] for v in values), len(held), packed, said.threshold, jpeg, apart)
     try:
         return build_mapping(found, said.classes), findings
     except UserError as error:

@@ -8,13 +8,13 @@ from typing import Any
 
 from .cache import truth
 from .inspection import Seen
-from .labels import MAX_VALUES, LabelMapping
+from .labels import LabelMapping
 from .rows import Row
 
 
 def usable(one: Seen) -> bool:
     """Whether the row has a mask whose values can be classes: not too many."""
-    return 0 < len(one.values) <= MAX_VALUES
+    return bool(one.values) and not one.crowded
 
 
 def census(rows: Sequence[Row], seen: Sequence[Seen], mapping: LabelMapping | None) -> dict[str, Any]:

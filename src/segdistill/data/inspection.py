@@ -18,9 +18,9 @@ from ..formats import decode_mask, is_volume, read_image, split_address
 from ..formats.dicom import burned_in, is_dicom
 from ..formats.images import is_packed
 from ..types import UserError
+from .ambiguity import most_values, threshold_for
 from .cache import truth
 from .hashing import thumbnail
-from .labels import MAX_VALUES
 from .palettes import colours_of
 from .rows import Row
 
@@ -36,7 +36,8 @@ class Seen:
     burned_in: bool = False  # DICOM whose pixels may hold the patient's name
     picture: NDArray[np.uint8] | None = None  # the thumbnail, (64, 64)
     mask_size: Size | None = None
-    values: Mapping[int, int] = field(default_factory=dict)  # raw mask value -> pixels, at most 33 of them
+    values: Mapping[int, int] = field(default_factory=dict)  # raw mask value -> pixels, of too many the commonest
+    crowded: str = ""  # more values than can be classes: the threshold that makes some
     colour: bool = False  # the mask is in colour: without a threshold its values are packed
     palette: Mapping[int, int] = field(default_factory=dict)  # of a palette mask: index that occurs -> its colour
     problems: tuple[str, ...] = ()
@@ -46,6 +47,7 @@ def inspect(
     rows: Sequence[Row],
     *,
     threshold: int | None = None,
+    named: int = 0,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Seen]:
@@ -54,23 +56,24 @@ def inspect(
     Args:
         rows: What to look at; masks that a label budget hides too.
         threshold: Mask values become 0 (at most this) and 1 (above).
+        named: Number of classes that have names: so many values, or 32, may be classes.
         threads: Decoding threads. None: one per core.
         on_progress: Called with (done, total).
     """
     seen = []
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for done, one in enumerate(pool.map(partial(_inspect, threshold=threshold), rows), 1):
+        for done, one in enumerate(pool.map(partial(_inspect, threshold=threshold, named=named), rows), 1):
             seen.append(one)
             if on_progress:
                 on_progress(done, len(rows))
     return seen
 
 
-def _inspect(row: Row, *, threshold: int | None) -> Seen:
+def _inspect(row: Row, *, threshold: int | None, named: int) -> Seen:
     problems: list[str] = []
     known: dict[str, Any] = {}
     mask = truth(row)
-    for look in (partial(_image, row.image), partial(_mask, mask, threshold) if mask else dict):
+    for look in (partial(_image, row.image), partial(_mask, mask, threshold, named) if mask else dict):
         try:
             known |= look()
         except UserError as error:
@@ -94,7 +97,7 @@ def _may_name_patient(path: Path) -> bool:
     return is_volume(path) and is_dicom(file) and burned_in(file)
 
 
-def _mask(path: Path, threshold: int | None) -> dict[str, Any]:
+def _mask(path: Path, threshold: int | None, named: int) -> dict[str, Any]:
     raw, palette = decode_mask(path)
     size, colour = (raw.shape[0], raw.shape[1]), is_packed(raw)
     if raw.dtype == np.uint8:
@@ -103,13 +106,18 @@ def _mask(path: Path, threshold: int | None) -> dict[str, Any]:
         counts = counts[values]
     else:
         values, counts = np.unique(raw, return_counts=True)
-    known = {"mask_size": size, "colour": colour, "palette": colours_of(values.tolist(), palette) if palette else {}}
+    known: dict[str, Any] = {"mask_size": size, "colour": colour}
+    if palette:
+        known["palette"] = colours_of(values.tolist(), palette)
     if threshold is not None:
         if colour:
             values = np.maximum(np.maximum(values >> 16, (values >> 8) & 255), values & 255)
         above = int(counts[values > threshold].sum())
         sides = {0: int(counts.sum()) - above, 1: above}
         return {**known, "values": {side: pixels for side, pixels in sides.items() if pixels}}
-    common = np.sort(np.argsort(-counts, kind="stable")[: MAX_VALUES + 1])
+    most = most_values(named)
+    if len(values) > most:
+        known["crowded"] = threshold_for(values.tolist(), colour)
+    common = np.sort(np.argsort(-counts, kind="stable")[: most + 1])
     held = {int(values[i]): int(counts[i]) for i in common}
     return {**known, "values": held}

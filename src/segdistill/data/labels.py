@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,14 +22,12 @@ from numpy.typing import NDArray
 from ..formats import decode_mask
 from ..formats.images import is_packed
 from ..types import UserError
+from .ambiguity import END, WHITE, check_values, most_values, threshold_for
 from .palettes import WAY_OUT, Palettes, colours_of
 
-MAX_VALUES = 32  # more are grey levels or instance numbers, not classes
-_UNSEEN = 255  # in the lookup table; there are at most 32 classes
+_UNSEEN = 255  # in the lookup table; there are at most 255 classes
 _GREY = 0x010101  # grey g as a packed colour is g times this
 _PORTION = 256  # masks handed to the threads at a time
-_END = 1 << 24  # raw values lie below
-_USE_THRESHOLD = "pass --threshold 127 to make what is above it foreground"
 _OKABE_ITO = (  # distinct for colour-blind readers; Okabe & Ito 2008, without black
     (230, 159, 0),
     (86, 180, 233),
@@ -51,6 +49,7 @@ class MaskValues:
     packed_rgb: bool = False  # values are colours 0xRRGGBB
     threshold: int | None = None  # values are 0 and 1, for "at most" and "above" it
     jpeg: bool = False  # some masks are JPEG files, whose values are not exact
+    white_apart: bool = field(default=False, compare=False)  # no mask holds white beside a colour; not saved
 
     def shown(self, value: int) -> str:
         """A value as a person knows it: 255, #ff0000, or its side of the threshold."""
@@ -68,19 +67,22 @@ def scan_values(
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     threshold: int | None = None,
+    named: int = 0,
 ) -> MaskValues:
     """Read every mask and collect its raw values; `on_progress(done, total)` is called as they come in.
 
+    `named` is the number of classes that have names: so many values, or 32, may be classes.
+
     Raises:
-        UserError: no masks, an unreadable one, palettes that contradict each other, or more than 32 values (stops at
-            the mask that brought the 33rd).
+        UserError: no masks, an unreadable one, palettes that contradict each other, or too many values (stops at the
+            mask that brought the last).
     """
     paths = list(masks)
     if not paths:
         raise UserError("no masks to learn from; at least one image needs a mask of the same name in masks/")
     grey: Counter[int] = Counter()
     packed: Counter[int] = Counter()
-    palettes = Palettes()
+    palettes, white_apart = Palettes(), True
     for done, one in enumerate(_scan_each(paths, threads, threshold), 1):
         path = paths[done - 1]
         if clash := palettes.add(done - 1, one.colours, one.in_colour):
@@ -88,10 +90,11 @@ def scan_values(
         (packed if one.in_colour and threshold is None else grey).update(one.values)
         if packed and any(not 0 <= value <= 255 for value in grey):
             raise UserError(f"{path}: masks in colour and masks with grey values above 255; save all in one way")
-        if len(_merged(grey, packed)) > MAX_VALUES:
+        white_apart &= not mixes_white(value if one.in_colour else value * _GREY for value in one.values)
+        if len(merged := _merged(grey, packed)) > most_values(named):
             raise UserError(
-                f"{path}: more than {MAX_VALUES} different mask values up to here, so they look like grey levels, "
-                f"not classes; {_USE_THRESHOLD}"
+                f"{path}: more than {most_values(named)} different mask values up to here, so they look like grey "
+                f"levels or numbered objects, not classes; {threshold_for(sorted(merged), bool(packed))}"
             )
         if on_progress:
             on_progress(done, len(paths))
@@ -99,7 +102,7 @@ def scan_values(
     values = sorted(found)
     jpeg = any(path.suffix.lower() in (".jpg", ".jpeg") for path in paths)
     counts = tuple(found[value] for value in values)
-    return MaskValues(tuple(values), counts, len(paths), bool(packed), threshold, jpeg)
+    return MaskValues(tuple(values), counts, len(paths), bool(packed), threshold, jpeg, white_apart)
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class LabelMapping:
     def to_json(self) -> dict[str, Any]:
         """One flat dict of lists, numbers and strings; `from_json` reads it back."""
         fields = asdict(self.found) | {"indices": self.indices, "classes": self.classes}
+        del fields["white_apart"]  # decided whether the values are ambiguous; these are not
         if self.annotated is not None:
             fields["annotated"] = self.annotated
         return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
@@ -172,7 +176,7 @@ class LabelMapping:
             same_length = len(found.values) == len(found.counts) == len(indices)
             if not (whole and same_length and 0 <= min(indices) <= max(indices) < len(classes) <= _UNSEEN):
                 raise ValueError
-            if not 0 <= min(found.values) <= max(found.values) < _END:
+            if not 0 <= min(found.values) <= max(found.values) < END:
                 raise ValueError
             if annotated is not None and not set(indices) <= set(annotated) <= set(range(len(classes))):
                 raise ValueError
@@ -182,7 +186,7 @@ class LabelMapping:
 
     @cached_property
     def _table(self) -> NDArray[np.uint8]:
-        size = next(size for size in (1 << 8, 1 << 16, _END) if size > max(self.found.values))
+        size = next(size for size in (1 << 8, 1 << 16, END) if size > max(self.found.values))
         table = np.full(size, _UNSEEN, np.uint8)
         table[list(self.found.values)] = self.indices
         return table
@@ -206,7 +210,7 @@ def build_mapping(found: MaskValues, classes: Sequence[str] | None = None) -> La
     """
     if classes is not None:
         check_names(classes)
-    _check_values(found, classes)
+    check_values(found, classes)
     raw = found.values
     if found.threshold is not None:
         count, indices = 2, raw
@@ -217,9 +221,11 @@ def build_mapping(found: MaskValues, classes: Sequence[str] | None = None) -> La
     foreground = ("foreground",) if count == 2 else tuple(f"class_{i}" for i in range(1, count))
     names = ("background", *foreground) if classes is None else tuple(classes)
     if len(names) != count:
+        merge = len(names) == 2 < len(raw)
         raise UserError(
             f"{len(names)} class names ({', '.join(names)}) for {len(raw)} mask values ({found.listed()}); name "
             "each value in ascending order, or renumber the masks 0, 1, 2, ... in the order of the names"
+            + (f", or {threshold_for(raw, found.packed_rgb)}" if merge else "")
         )
     return LabelMapping(found, indices, names)
 
@@ -272,17 +278,23 @@ def _scan_each(paths: Sequence[Path], threads: int | None, threshold: int | None
 
 
 def _distinct(path: Path, *, threshold: int | None) -> _OneMask:
-    """The values of one mask, or their sides of the threshold; of a hopeless mask, one value too many is enough."""
+    """The values of one mask, or their sides of the threshold; of a hopeless mask, enough to see that it is one."""
     raw, palette = decode_mask(path)
     in_colour = is_packed(raw)
     colours = colours_of(_values(raw), palette) if palette else {}
     held = _values(raw if threshold is None else _above(raw, threshold))
-    return _OneMask(held[: MAX_VALUES + 1], in_colour, colours)
+    return _OneMask(held if len(held) <= 256 else [*held[:256], held[-1]], in_colour, colours)
 
 
 def _values(raw: NDArray[np.integer[Any]]) -> list[int]:
     distinct = np.flatnonzero(np.bincount(raw.ravel())) if raw.dtype == np.uint8 else np.unique(raw)
     return [int(value) for value in distinct]
+
+
+def mixes_white(colours: Iterable[int]) -> bool:
+    """Whether these packed colours are white and another one, black aside."""
+    held = {*colours} - {0}
+    return WHITE in held and len(held) > 1
 
 
 def _above(raw: NDArray[np.integer[Any]], threshold: int) -> NDArray[np.uint8]:
@@ -305,33 +317,3 @@ def check_names(classes: Sequence[str]) -> None:
         raise UserError(f"class name {twice[0]!r} is given twice in {', '.join(classes)}; each class needs its own")
     if not 2 <= len(classes) <= _UNSEEN or not all(name.strip() for name in classes):
         raise UserError(f"class names {', '.join(classes)!r}: give background and 1 to 254 more, as background,polyp")
-
-
-def _check_values(found: MaskValues, classes: Sequence[str] | None) -> None:
-    """Stop where the values do not say which classes they mean."""
-    raw, listed = found.values, found.listed()
-    all_named = classes is not None and len(classes) == len(raw)
-    if raw[0] < 0 or raw[-1] >= _END:
-        raise UserError(f"mask values {listed}: class ids must lie in 0..{_END - 1}; renumber them")
-    if found.jpeg and len(raw) > 2:
-        raise UserError(f"mask values {listed} in JPEG files, whose values are not exact; {_USE_THRESHOLD}")
-    if classes is None and len(raw) == 1:
-        raise UserError(
-            f"all {found.masks} masks hold only the value {listed}, so there is no foreground to learn; if that is "
-            "right, name the classes with --classes background,polyp"
-        )
-    if all_named:
-        return
-    if found.packed_rgb and raw[0] != 0:
-        raise UserError(f"mask colours {listed}: none is black (background); name all in this order with --classes")
-    if found.packed_rgb or len(raw) < 3:
-        return
-    if raw == (*range(len(raw) - 1), 255):
-        raise UserError(
-            f"mask values {listed}: 255 beside small ids is ambiguous; name all in this order with --classes, or pass "
-            "--threshold 0 to make all but 0 foreground, or rewrite 255"
-        )
-    if all(value < 16 or 240 <= value <= 255 for value in raw) and raw[0] < 16 <= raw[-1]:
-        raise UserError(
-            f"mask values {listed} scatter around 0 and 255; {_USE_THRESHOLD}, or name all in this order with --classes"
-        )
