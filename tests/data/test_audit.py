@@ -147,6 +147,34 @@ def test_broken_files_are_findings(rows):
     assert result.facts["images"] == 16
 
 
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_images_turned_away_from_their_masks(rows, orientation):
+    """The image says how it is to be turned, the mask, drawn on the pixels as stored, does not."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    suffixes = (".jpg", ".png", ".tif")
+    turned = [replace(row, image=row.image.with_suffix(one)) for row, one in zip(rows, suffixes, strict=False)]
+    for row, to in zip(rows, turned, strict=False):
+        Image.open(row.image).save(to.image, exif=exif)
+    finding = codes(audit(turned, threads=1))["turned"]
+    assert (finding.severity, finding.rows) == ("warning", (0, 1, 2))
+    assert "--sheet" in finding.way_out
+    for row in turned:
+        Image.open(row.mask).save(row.mask, exif=exif)
+    assert audit(turned, threads=1).findings == ()
+
+
+def test_swapped_sides_name_the_orientation(rows):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.open(rows[0].image).crop((0, 0, 96, 60)).save(rows[0].image, exif=exif)
+    Image.open(rows[0].mask).crop((0, 0, 96, 60)).save(rows[0].mask)
+    finding = codes(audit(rows, threads=1))["size-mismatch"]
+    assert "1 with sides swapped" in finding.what
+    assert "exiftool -Orientation= " in finding.way_out
+    assert "turned" not in codes(audit(rows, threads=1))
+
+
 def test_masks_empty_full_and_grey(rows):
     Image.new("L", (96, 96)).save(rows[0].mask)
     Image.new("L", (96, 96), 255).save(rows[1].mask)

@@ -102,6 +102,7 @@ def judge_sets(rows: Sequence[Row], seen: Sequence[Seen], sets: Mapping[str, Nam
     findings = [
         *desk.broken(),
         *ambiguous,
+        *desk.turned(),
         *desk.volumes(),
         *desk.patients(),
         *desk.copies(),

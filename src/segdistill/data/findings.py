@@ -23,6 +23,7 @@ from .volumes import volumes
 
 NAMED = 5  # files that a finding names; the rest are counted
 NEAR_FULL = 0.95  # foreground share from which a mask looks inverted
+_UNTURN = "remove the tag from the images (exiftool -Orientation= FILE)"
 STRAY = 0.001  # share of all pixels below which a value of few masks looks like an accident
 
 Severity = Literal["error", "warning"]
@@ -99,7 +100,25 @@ class Desk:
             image, mask = ("x".join(map(str, reversed(size or ()))) for size in (one.size, one.mask_size))
             what = f"masks of another size than their image: {len(unequal)}; one has {mask}, its image {image}"
             way_out = "export the masks at the size of their images, and check that they belong together"
+            sides = [
+                i for i in unequal if self._turned(i) and (self.seen[i].mask_size or ())[::-1] == self.seen[i].size
+            ]
+            if sides:
+                what += f"; {len(sides)} with sides swapped, as only the image is turned by its EXIF orientation"
+                way_out = f"for masks of the pixels as stored, {_UNTURN}; else {way_out}"
             yield self.finding("error", "size-mismatch", what, way_out, unequal)
+
+    def turned(self) -> Iterator[Finding]:
+        """Images that EXIF's orientation turns, and masks of the same size that it does not: drawn on which pixels?"""
+        numbers = [i for i, one in enumerate(self.seen) if one.size == one.mask_size and self._turned(i)]
+        if numbers:
+            what = f"images turned by an EXIF orientation that their masks do not have: {len(numbers)}"
+            way_out = f"look at --sheet; right for masks drawn upright; for masks of the pixels as stored, {_UNTURN}"
+            yield self.finding("warning", "turned", what, way_out, numbers)
+
+    def _turned(self, number: int) -> bool:
+        one = self.seen[number]
+        return one.mask_size is not None and one.orientation != one.mask_orientation
 
     def volumes(self) -> Iterator[Finding]:
         """Volumes that cannot be scored as volumes: slices missing, doubled, without mask, or of several sizes."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import decode_mask, is_volume, read_image, split_address
+from ..formats import decode_image, decode_mask, is_volume, split_address
 from ..formats.dicom import burned_in, is_dicom
 from ..formats.images import is_packed
 from ..types import UserError
@@ -35,6 +35,8 @@ class Seen:
     digest: bytes = b""  # of the decoded pixels, the same as PNG and as TIFF; none where all are equal, as in air
     burned_in: bool = False  # DICOM whose pixels may hold the patient's name
     picture: NDArray[np.uint8] | None = None  # the thumbnail, (64, 64)
+    orientation: int = 1  # EXIF's, by which the image was turned upright
+    mask_orientation: int = 1
     mask_size: Size | None = None
     values: Mapping[int, int] = field(default_factory=dict)  # raw mask value -> pixels, of too many the commonest
     crowded: str = ""  # more values than can be classes: the threshold that makes some
@@ -82,9 +84,9 @@ def _inspect(row: Row, *, threshold: int | None, named: int) -> Seen:
 
 
 def _image(path: Path) -> dict[str, Any]:
-    image = read_image(path)
+    image, orientation, _ = decode_image(path)
     size = (image.shape[0], image.shape[1])
-    known = {"size": size, "burned_in": _may_name_patient(path)}
+    known = {"size": size, "orientation": orientation, "burned_in": _may_name_patient(path)}
     if image.min() == image.max():
         return known
     digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
@@ -98,7 +100,7 @@ def _may_name_patient(path: Path) -> bool:
 
 
 def _mask(path: Path, threshold: int | None, named: int) -> dict[str, Any]:
-    raw, palette = decode_mask(path)
+    raw, orientation, palette = decode_mask(path)
     size, colour = (raw.shape[0], raw.shape[1]), is_packed(raw)
     if raw.dtype == np.uint8:
         counts = np.bincount(raw.ravel())
@@ -106,7 +108,7 @@ def _mask(path: Path, threshold: int | None, named: int) -> dict[str, Any]:
         counts = counts[values]
     else:
         values, counts = np.unique(raw, return_counts=True)
-    known: dict[str, Any] = {"mask_size": size, "colour": colour}
+    known: dict[str, Any] = {"mask_size": size, "mask_orientation": orientation, "colour": colour}
     if palette:
         known["palette"] = colours_of(values.tolist(), palette)
     if threshold is not None:

@@ -279,7 +279,7 @@ def _scan_each(paths: Sequence[Path], threads: int | None, threshold: int | None
 
 def _distinct(path: Path, *, threshold: int | None) -> _OneMask:
     """The values of one mask, or their sides of the threshold; of a hopeless mask, enough to see that it is one."""
-    raw, palette = decode_mask(path)
+    raw, _, palette = decode_mask(path)
     in_colour = is_packed(raw)
     colours = colours_of(_values(raw), palette) if palette else {}
     held = _values(raw if threshold is None else _above(raw, threshold))

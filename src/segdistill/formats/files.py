@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 from ..types import UserError
 from . import dicom, hdf5, nifti
 from .dicom_window import series_window
-from .images import IMAGE_SUFFIXES, Decoded, decode_raster_mask, raster_size, read_raster, read_raster_mask
+from .images import (
+    IMAGE_SUFFIXES,
+    Decoded,
+    decode_raster,
+    decode_raster_mask,
+    raster_size,
+    read_raster,
+    read_raster_mask,
+)
 
 VOLUME_SUFFIXES = frozenset({".nii", ".nii.gz", ".h5", ".hdf5", ".dcm", ".dicom", ".ima"})  # compare in lower case
 KEPT, KEPT_BYTES = 8, 512 * 2**20  # decoded volumes
@@ -85,8 +93,13 @@ def read_mask(path: Path) -> NDArray[np.integer[Any]]:
     return read_raster_mask(path) if _kind(path) == "raster" else _slice(path, _decoded_mask).copy()
 
 
+def decode_image(path: Path) -> Decoded:
+    """`read_image` with the EXIF orientation of a plain image; UserError as there."""
+    return decode_raster(path) if _kind(path) == "raster" else Decoded(read_image(path))
+
+
 def decode_mask(path: Path) -> Decoded:
-    """`read_mask` with the palette of a plain image; UserError as there."""
+    """`read_mask` with EXIF orientation and palette of a plain image; UserError as there."""
     return decode_raster_mask(path) if _kind(path) == "raster" else Decoded(read_mask(path))
 
 

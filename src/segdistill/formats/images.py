@@ -49,6 +49,7 @@ class Decoded(NamedTuple):
     """Pixels, and what of their file they do not show."""
 
     pixels: NDArray[Any]
+    orientation: int = 1  # EXIF's, by which the pixels were turned upright; 1: not at all
     palette: tuple[int, ...] = ()  # of a palette image read by index: its colours 0xRRGGBB
 
 
@@ -64,8 +65,14 @@ def read_raster(path: Path) -> NDArray[np.uint8]:
     Raises:
         UserError: missing, a folder, empty, damaged, another kind of file, a stack, more than MAX_PIXELS.
     """
+    return decode_raster(path).pixels
+
+
+def decode_raster(path: Path) -> Decoded:
+    """`read_raster` with the orientation; UserError as there."""
     with _opened(path) as image:
-        return _upright_rgb(image, path)
+        pixels, orientation = _upright_rgb(image, path)
+        return Decoded(pixels, orientation)
 
 
 def read_raster_bytes(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -78,7 +85,7 @@ def read_raster_bytes(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -
     if not content:
         raise UserError(f"{path}: the file is empty (0 bytes); copy it again")
     with _decoded(io.BytesIO(content), path, max_pixels) as image:
-        return _upright_rgb(image, path)
+        return _upright_rgb(image, path)[0]
 
 
 def read_raster_mask(path: Path) -> NDArray[np.integer[Any]]:
@@ -95,9 +102,12 @@ def read_raster_mask(path: Path) -> NDArray[np.integer[Any]]:
 
 
 def decode_raster_mask(path: Path) -> Decoded:
-    """`read_raster_mask` with the palette; UserError as there."""
+    """`read_raster_mask` with orientation and palette; UserError as there."""
     with _opened(path) as image:
-        return Decoded(_raw_values(image, path), _palette(image))
+        if ";16" in _raw_mode(image) and not image.mode.startswith("I"):
+            raise UserError(f"{path}: a mask of 16 bits per channel in colour; save it with 8 bits or in grey")
+        orientation = _make_upright(image, path)
+        return Decoded(_raw_values(image, path), orientation, _palette(image))
 
 
 def is_packed(mask: NDArray[np.integer[Any]]) -> bool:
@@ -234,27 +244,25 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: {text}")
 
 
-def _upright_rgb(image: ImageFile, path: Path) -> NDArray[np.uint8]:
+def _upright_rgb(image: ImageFile, path: Path) -> tuple[NDArray[np.uint8], int]:
+    """The pixels (H, W, 3), and the orientation by which they were turned."""
     with_alpha = _raw_mode(image) == "LA;16B"
     if with_alpha:  # Pillow would keep the high bytes alone; as four channels it hands over all bytes
         image._mode, image.tile = "RGBA", [part._replace(args="RGBA") for part in image.tile]
-    _make_upright(image, path)
+    orientation = _make_upright(image, path)
     values = np.asarray(image)
     if with_alpha:
         levels = _to_8_bits(values[:, :, 0].astype(np.uint16) << 8 | values[:, :, 1], path)
     elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
         levels = _to_8_bits(values, path)
     else:
-        return np.array(_to_rgb(image))
+        return np.array(_to_rgb(image)), orientation
     if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:  # Pillow inverts 8 bits, and no more
         levels = 255 - levels
-    return np.repeat(levels[:, :, None], 3, axis=2)
+    return np.repeat(levels[:, :, None], 3, axis=2), orientation
 
 
 def _raw_values(image: ImageFile, path: Path) -> NDArray[np.integer[Any]]:
-    if ";16" in _raw_mode(image) and not image.mode.startswith("I"):
-        raise UserError(f"{path}: a mask of 16 bits per channel in colour; save it with 8 bits or in grey")
-    _make_upright(image, path)
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)
     if image.mode in ("P", "L"):
@@ -290,12 +298,15 @@ def _raw_mode(image: ImageFile) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
-def _make_upright(image: ImageFile, path: Path) -> None:
+def _make_upright(image: ImageFile, path: Path) -> int:
+    """Decode and turn the image; the orientation by which that was done."""
     if isinstance(image, JpegImageFile) and image.fp:
         image.fp.seek(0)
         check_scans(image.fp.read(), path)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)  # before Pillow turns a TIFF and forgets it
     image.load()  # first: a PNG may carry its EXIF block after the pixels
     ImageOps.exif_transpose(image, in_place=True)
+    return orientation if orientation in range(2, 9) else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
