@@ -4,9 +4,11 @@ import platform
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import make_set
+from PIL import Image
 
 from segdistill.api.options import TrainOptions
 from segdistill.api.runs import machine, read_config
@@ -35,6 +37,17 @@ def test_a_run_that_nothing_would_score_is_refused_before_it_is_written(tmp_path
     make_set(tmp_path / "A", count=6, size=32)
     assert main(["train", "A", "--size", "32", "--val", "0", "--test", "0", "--onnx", "true", "--out", "run"]) == 2
     assert "no labelled test or validation image, so there would be no scores" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_without_foreground_is_refused(tmp_path, capsys):
+    """Masks of 0 and 1 with the threshold of 0 and 255."""
+    data = make_set(tmp_path / "data", count=8)
+    for path in (data / "masks").iterdir():
+        Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(path)
+    words = ["train", str(data), "--classes", "background,disk", "--threshold", "127", "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "masks shows any foreground" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

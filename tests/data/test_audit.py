@@ -204,6 +204,31 @@ def test_palettes_that_contradict_each_other_are_found(rows, threshold):
     assert "beside masks in colour" in codes(audit(rows[:9], threads=1, threshold=threshold))["ambiguous-masks"].what
 
 
+def test_classes_missing_in_a_split(rows):
+    """A third class in two test masks alone; then one that no mask shows."""
+    for row in rows[-2:]:
+        pixels = np.array(Image.open(row.mask))
+        pixels[:20, :20] = 128
+        Image.fromarray(pixels).save(row.mask)
+    found = codes(audit(rows, classes=["background", "cyst", "polyp"], threads=1))["missing-class"]
+    assert (found.severity, found.rows) == ("warning", (14, 15))
+    assert found.what == "class cyst is in no mask of the training split; these show it"
+    for row in rows:
+        Image.fromarray((np.asarray(Image.open(row.mask)) > 0).astype(np.uint8)).save(row.mask)
+    found = codes(audit(rows, classes=["background", "polyp", "cyst"], threads=1))["missing-class"]
+    assert (found.what, found.rows) == ("class cyst is in no mask", ())
+
+
+def test_a_training_without_any_foreground(rows):
+    Image.new("L", (96, 96)).save(rows[0].mask)
+    budget = [rows[0], *(replace(row, mask=None, hidden=row.mask) for row in rows[1:12]), *rows[12:]]
+    finding = codes(audit(budget, threads=1))["no-foreground"]
+    assert (finding.severity, finding.rows) == ("error", (0,))
+    assert "no-foreground" not in codes(audit(rows, threads=1))
+    unsplit = [replace(row, split="") for row in rows]
+    assert "no-foreground" in codes(audit(unsplit, classes=["background", "polyp"], threshold=255, threads=1))
+
+
 def test_numbered_objects_keep_all_of_them(rows):
     """Above 127 there is only the second half of 256 nuclei."""
     numbers = np.arange(96 * 96).reshape(96, 96) % 257

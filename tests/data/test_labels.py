@@ -66,6 +66,12 @@ def test_scan_stops_early_and_names_the_mask(tmp_path: Path) -> None:
         scan_values(one_each, 2)
 
 
+def test_the_way_out_of_full_masks_works(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", [[255, 255]])
+    mapping = build_mapping(scan_values([path], threshold=0), ["background", "polyp"])
+    assert mapping.apply(read_mask(path)).tolist() == [[1, 1]]
+
+
 def test_so_many_values_may_be_classes_as_have_names(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", [list(range(41))])
     names = ["background", *(f"c{i}" for i in range(1, 41))]
@@ -276,6 +282,8 @@ def test_a_class_no_mask_holds_is_shown() -> None:
         (found(0, 1, 255), None, "ambiguous.*--classes.*--threshold 0"),
         (found(0, 1, 2, 255), "background,a,b", "ambiguous"),
         (found(0), None, "no foreground"),
+        (found(255), None, "--classes background,polyp --threshold 0$"),
+        (found(0, 255), "foreground,Background", "give Background,foreground"),
         (found(255), "background,polyp", "1 mask values"),
         (found(0, 255), "background,a,b", r"3 class names \(background, a, b\) for 2 mask values \(0, 255\)"),
         (found(0, 1, 2), "background,a", r"2 class names \(background, a\) for 3 mask values \(0, 1, 2\)"),

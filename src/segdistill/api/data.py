@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..data.batches import Dataset
 
 SPLITS = ("train", "val", "test")
-_UNUSABLE = ("unreadable", "size-mismatch", "broken-volume")
+_UNUSABLE = ("unreadable", "size-mismatch", "broken-volume", "no-foreground")
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ def scoring(run: Path, loaded: Loaded, options: TrainOptions) -> tuple[str, Call
 def check_findings(run: Path) -> list[str]:
     """What the data check found, from errors to warnings."""
     found = read_json(run / "data" / "check.json")["findings"]
-    return [f"{entry['what']} ({', '.join(entry['files'])}): {entry['way_out']}" for entry in found]
+    files = [f" ({', '.join(entry['files'])})" if entry["files"] else "" for entry in found]
+    return [f"{entry['what']}{named}: {entry['way_out']}" for entry, named in zip(found, files, strict=True)]
 
 
 def caveats(data: Dataset, flips: str) -> list[str]:

@@ -50,9 +50,11 @@ def check_values(found: MaskValues, classes: Sequence[str] | None) -> None:
     if found.jpeg and len(raw) > 2:
         raise UserError(f"mask values {listed} in JPEG files, whose values are not exact; {GREY_LEVELS}")
     if classes is None and len(raw) == 1:
+        # 1, or what is above a threshold, is foreground once named; another value is not known for that
+        full = "--classes background,polyp" + (" --threshold 0" if raw[0] > 1 else "")
         raise UserError(
-            f"all {found.masks} masks hold only the value {listed}, so there is no foreground to learn; if that is "
-            "right, name the classes with --classes background,polyp"
+            f"all {found.masks} masks hold only the value {listed}, so there is no foreground to learn; give masks "
+            f"that show some beside background; if that is right, name the classes with {full}"
         )
     if all_named:
         return

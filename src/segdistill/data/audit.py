@@ -21,6 +21,7 @@ from .findings import Desk, Finding, Named
 from .inspection import Seen, inspect
 from .labels import LabelMapping, MaskValues, build_mapping, mixes_white
 from .palettes import WAY_OUT, Palettes
+from .presence import presence
 from .rows import Row
 
 LEAKS = frozenset({"copies-across-splits", "near-copies-across-splits", "patients-across-splits"})
@@ -108,6 +109,7 @@ def judge_sets(rows: Sequence[Row], seen: Sequence[Seen], sets: Mapping[str, Nam
         *desk.copies(),
         *desk.near_copies(),
         *(finding for name, mapping in mappings.items() for finding in desk.masks(name, mapping)),
+        *(presence(desk, mappings) if not ambiguous else ()),
         *desk.burned_in(),
         *desk.names(),
     ]

@@ -311,9 +311,15 @@ def _merged(grey: Counter[int], packed: Counter[int]) -> Counter[int]:
 
 
 def check_names(classes: Sequence[str]) -> None:
-    """UserError unless these can name classes: at least two, at most 255, no two alike, none empty."""
+    """UserError unless these can name classes: two to 255, no two alike, none empty, background first."""
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:
         raise UserError(f"class name {twice[0]!r} is given twice in {', '.join(classes)}; each class needs its own")
+    if late := [name for name in classes[1:] if name.strip().lower() == "background"]:
+        others = [name for name in classes if name not in late]
+        raise UserError(
+            f"class names {', '.join(classes)}: the first is the background, the lowest mask value; give "
+            f"{','.join([late[0], *others])}, or invert the masks if their background is not the lowest"
+        )
     if not 2 <= len(classes) <= _UNSEEN or not all(name.strip() for name in classes):
         raise UserError(f"class names {', '.join(classes)!r}: give background and 1 to 254 more, as background,polyp")
