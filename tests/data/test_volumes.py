@@ -13,11 +13,13 @@ from helpers import make_volumes
 from PIL import Image
 
 from segdistill.data.cache import open_cache
+from segdistill.data.inspection import inspect
 from segdistill.data.labels import build_mapping, scan_values
 from segdistill.data.manifest import load_manifest
 from segdistill.data.rows import Row
 from segdistill.data.volumes import read_neighbours, volumes, voxel_spacing, with_neighbours
-from segdistill.formats import read_image, read_mask
+from segdistill.formats import nifti, read_image, read_mask
+from segdistill.formats.files import _Decoded
 from segdistill.types import UserError
 
 
@@ -140,6 +142,40 @@ def test_neighbours_are_channels_in_the_cache(ssl4mis, tmp_path):
         np.testing.assert_allclose(cache.images[k], expected, atol=0.51)
     alone = open_cache(rows, mapping, size=(32, 40), fit="squash", folder=tmp_path / "cache")
     np.testing.assert_array_equal(alone.images[2], np.repeat(cache.images[2][:, :, 1:2], 3, axis=2))
+
+
+def test_slices_in_a_random_order_decode_each_volume_once(tmp_path, monkeypatch):
+    """Of more volumes than are kept; what comes out is in the order of the rows."""
+    sorted_rows = load_manifest(make_volumes(tmp_path / "set", count=12)).rows
+    order = np.random.default_rng(0).permutation(len(sorted_rows))
+    rows = [sorted_rows[i] for i in order]
+    decoded = []
+    for reader in ("read_volume", "read_mask_volume"):
+        real = getattr(nifti, reader)
+        monkeypatch.setattr(nifti, reader, lambda file, real=real: decoded.append(file) or real(file))
+
+    def anew() -> int:
+        count = len(decoded)
+        decoded.clear()
+        monkeypatch.setattr("segdistill.formats.files._decoded", _Decoded())
+        return count
+
+    anew()
+    mapping = build_mapping(scan_values([one.mask for one in rows], threads=1))
+    assert anew() == 12
+    seen = inspect(rows, threads=1)
+    assert anew() == 24
+    settings = {"size": (20, 24), "fit": "squash", "threads": 1}
+    cache = open_cache(rows, mapping, **settings, folder=tmp_path / "a")
+    assert anew() == 24
+    for i in (0, 40, 83):
+        np.testing.assert_array_equal(cache.images[i], read_image(rows[i].image))
+        np.testing.assert_array_equal(cache.masks[i], read_mask(rows[i].mask))
+        assert sum(seen[i].values.values()) == 20 * 24
+        assert seen[i].values.get(1, 0) == read_mask(rows[i].mask).sum()
+    straight = open_cache(sorted_rows, mapping, **settings, folder=tmp_path / "b")
+    np.testing.assert_array_equal(cache.images, straight.images[order])
+    assert cache.data_hash != straight.data_hash  # of the files in the order of the rows, as before
 
 
 def test_neighbours_need_grey_volumes(tmp_path):

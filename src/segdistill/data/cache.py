@@ -36,7 +36,7 @@ from ..formats import (
 )
 from ..types import UserError
 from .labels import LabelMapping
-from .rows import Row
+from .rows import Row, by_file
 from .volumes import read_neighbours, with_neighbours
 
 A_DAY = 86400  # seconds
@@ -242,6 +242,7 @@ def _write(folder: Path, plan: _Plan, threads: int | None, on_progress: Callable
     images = create(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *size, 3))
     masks = create(folder / "masks.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *size))
     crc = np.zeros(len(rows), np.uint32)
+    contents = [b""] * len(rows)
 
     def decode(number: int) -> bytes:
         row, content = rows[number], hashlib.blake2b(_content(rows[number].image), digest_size=16)
@@ -256,24 +257,17 @@ def _write(folder: Path, plan: _Plan, threads: int | None, on_progress: Callable
         crc[number] = _crc(images[number], masks[number])
         return content.digest()
 
-    # File by file, slice by slice: a volume is decoded once, whatever the order of the rows
-    order = sorted(range(len(rows)), key=lambda number: _place(rows[number].image))
-    contents = [b""] * len(rows)
-    for done, content in enumerate(_in_order(lambda k: decode(order[k]), len(rows), threads)):
-        contents[order[done]] = content
+    order = by_file([row.image for row in rows])
+    for done, content in enumerate(_in_order(decode, order, threads), 1):
+        contents[order[done - 1]] = content
         if on_progress:
-            on_progress(done + 1, len(rows))
+            on_progress(done, len(rows))
     digest = hashlib.blake2b(b"".join(contents), digest_size=16)
     images.flush()
     masks.flush()
     np.save(folder / "crc.npy", crc)
     meta = {"version": VERSION, "rows": len(rows), "size": size, "fit": fit, "data_hash": digest.hexdigest()}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-
-
-def _place(path: Path) -> tuple[str, int]:
-    file, slice = split_address(path)
-    return str(file), -1 if slice is None else slice
 
 
 def _content(path: Path) -> bytes:
@@ -288,16 +282,16 @@ def _digest(file: Path, state: tuple[int, int, int]) -> bytes:
         return hashlib.file_digest(content, "blake2b").digest()
 
 
-def _in_order(work: Callable[[int], bytes], count: int, threads: int | None) -> Iterator[bytes]:
-    """Results of work(0..count-1) in order, from threads (Pillow decodes without the GIL), a bounded number ahead."""
+def _in_order(work: Callable[[int], bytes], numbers: Sequence[int], threads: int | None) -> Iterator[bytes]:
+    """Results of work(number) in order, from threads (Pillow decodes without the GIL), a bounded number ahead."""
     ahead = 64
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        pending = [pool.submit(work, i) for i in range(min(ahead, count))]
+        pending = [pool.submit(work, number) for number in numbers[:ahead]]
         try:
-            for i in range(count):
+            for i in range(len(numbers)):
                 yield pending[i % ahead].result()
-                if i + ahead < count:
-                    pending[i % ahead] = pool.submit(work, i + ahead)
+                if i + ahead < len(numbers):
+                    pending[i % ahead] = pool.submit(work, numbers[i + ahead])
         finally:
             for future in pending:
                 future.cancel()

@@ -22,7 +22,7 @@ from .ambiguity import most_values, threshold_for
 from .cache import truth
 from .hashing import thumbnail
 from .palettes import colours_of
-from .rows import Row
+from .rows import Row, by_file
 
 Size = tuple[int, int]  # height, width
 
@@ -62,13 +62,15 @@ def inspect(
         threads: Decoding threads. None: one per core.
         on_progress: Called with (done, total).
     """
-    seen = []
+    order = by_file([row.image for row in rows])
+    seen = {}
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for done, one in enumerate(pool.map(partial(_inspect, threshold=threshold, named=named), rows), 1):
-            seen.append(one)
+        ordered = [rows[i] for i in order]
+        for done, one in enumerate(pool.map(partial(_inspect, threshold=threshold, named=named), ordered), 1):
+            seen[order[done - 1]] = one
             if on_progress:
                 on_progress(done, len(rows))
-    return seen
+    return [seen[i] for i in range(len(rows))]
 
 
 def _inspect(row: Row, *, threshold: int | None, named: int) -> Seen:

@@ -24,6 +24,7 @@ from ..formats.images import is_packed
 from ..types import UserError
 from .ambiguity import END, WHITE, check_values, most_values, threshold_for
 from .palettes import WAY_OUT, Palettes, colours_of
+from .rows import by_file
 
 _UNSEEN = 255  # in the lookup table; there are at most 255 classes
 _GREY = 0x010101  # grey g as a packed colour is g times this
@@ -78,6 +79,7 @@ def scan_values(
             mask that brought the last).
     """
     paths = list(masks)
+    paths = [paths[i] for i in by_file(paths)]
     if not paths:
         raise UserError("no masks to learn from; at least one image needs a mask of the same name in masks/")
     grey: Counter[int] = Counter()

@@ -45,6 +45,16 @@ def whole_of(row: Row) -> tuple[str, str]:
     return ("volume", row.volume) if row.volume else ("file", str(split_address(row.image)[0]))
 
 
+def by_file(paths: Sequence[Path]) -> list[int]:
+    """Positions of the paths, the slices of a file one after the other, files in the order in which they come.
+
+    Few decoded volumes are kept: in a random order each slice would decode its own.
+    """
+    first: dict[Path, int] = {}
+    places = [first.setdefault(split_address(path)[0], i) for i, path in enumerate(paths)]
+    return sorted(range(len(places)), key=places.__getitem__)
+
+
 def with_patients(rows: Sequence[Row]) -> list[Row]:
     """The rows, those of an unknown patient with the one that other slices of their volume or file name."""
     named: dict[tuple[str, str], set[str]] = defaultdict(set)
