@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from segdistill.data.audit import LEAKS, audit, judge
-from segdistill.data.hashing import SIDE, near_pairs
+from segdistill.data.hashing import SIDE, near_pairs, thumbnail
 from segdistill.data.inspection import Seen, inspect
 from segdistill.data.manifest import Row, load_manifest
 
@@ -96,6 +96,24 @@ def test_splits_are_judged_again_without_reading(rows, tmp_path):
     assert set(codes(judge(rows, seen))) == {"copies"}
     rows = [replace(row, split="test" if i == 16 else "train") for i, row in enumerate(rows)]
     assert {finding.code for finding in judge(rows, seen).leaks} == {"copies-across-splits"} <= LEAKS
+
+
+def test_the_frames_of_a_scene_are_not_all_listed(monkeypatch):
+    """Those across splits are, however many others come before them."""
+    monkeypatch.setattr("segdistill.data.hashing.LISTED", 100)
+    monkeypatch.setattr("segdistill.data.findings.LISTED", 100)
+    rng = np.random.default_rng(3)
+    scene = thumbnail(picture(rng))
+    frames = [(scene + rng.integers(0, 3, scene.shape)).astype(np.uint8) for _ in range(60)]
+    others = [thumbnail(picture(rng)) for _ in range(60)]
+    rows = [Row(Path(f"{i}.png"), None, "train" if i < 119 else "test") for i in range(120)]
+    seen = [Seen(digest=bytes([i]), picture=one) for i, one in enumerate([*frames[:59], *others, frames[59]])]
+    found = codes(judge(rows, seen))
+    assert found["near-copies"].what == "images that are nearly equal: at least 100 pairs"
+    assert found["near-copies"].more == 95
+    assert "59 pairs" in found["near-copies-across-splits"].what
+    monkeypatch.setattr("segdistill.data.findings.KEPT_PAIRS", 10)
+    assert len(codes(judge(rows, seen))["near-copies"].rows) == 20
 
 
 def test_frames_of_one_patient_are_alike_and_may_be(rows):

@@ -15,13 +15,14 @@ import numpy as np
 from ..formats import split_address, stem_of
 from ..types import UserError
 from .census import pixels_of_values, usable, values_of
-from .hashing import near_pairs
+from .hashing import LISTED, near_pairs
 from .inspection import Seen
 from .labels import LabelMapping, MaskValues
 from .rows import Row, group_of
 from .volumes import volumes
 
 NAMED = 5  # files that a finding names; the rest are counted
+KEPT_PAIRS = 200  # whose rows a finding has
 NEAR_FULL = 0.95  # foreground share from which a mask looks inverted
 _UNTURN = "remove the tag from the images (exiftool -Orientation= FILE)"
 STRAY = 0.001  # share of all pixels below which a value of few masks looks like an accident
@@ -40,7 +41,7 @@ class Finding:
         way_out: What to do.
         files: At most five of those concerned; "a.png (train) = b.png (test)" for pairs.
         more: How many are not named.
-        rows: All rows concerned, by number; pairs one after the other.
+        rows: The rows concerned, by number; of pairs the first 200, one after the other.
     """
 
     severity: Severity
@@ -184,7 +185,8 @@ class Desk:
         pictures = np.stack([picture for i in numbers if (picture := self.seen[i].picture) is not None])
         # Frames of a patient are alike, and of no harm while they stay in one split.
         known = ["/".join((row.split, row.dataset, *group_of(row))) for row in map(self.rows.__getitem__, numbers)]
-        pairs = [(numbers[a], numbers[b]) for a, b in near_pairs(pictures, known)]
+        splits = [self.rows[i].split for i in numbers]
+        pairs = [(numbers[a], numbers[b]) for a, b in near_pairs(pictures, known, splits)]
         yield from self._pairs("near-copies", "nearly equal", "~", pairs)
 
     def _pairs(self, code: str, what: str, sign: str, pairs: Sequence[tuple[int, int]]) -> Iterator[Finding]:
@@ -214,7 +216,7 @@ class Desk:
             return self.name(i) + (f" ({self.rows[i].split})" if self.rows[i].split else "")
 
         files = tuple(f"{shown(a)} {sign} {shown(b)}" for a, b in pairs[:NAMED])
-        rows = tuple(i for pair in pairs for i in pair)
+        rows = tuple(i for pair in pairs[:KEPT_PAIRS] for i in pair)
         return Finding(severity, code, what, way_out, files, max(0, len(pairs) - NAMED), rows)
 
     def masks(self, dataset: str, mapping: LabelMapping) -> Iterator[Finding]:
@@ -280,4 +282,4 @@ class Desk:
 
 
 def _count(pairs: Sequence[tuple[int, int]]) -> str:
-    return f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
+    return f"{'at least ' * (len(pairs) >= LISTED)}{len(pairs)} pair{'s' * (len(pairs) != 1)}"

@@ -27,6 +27,7 @@ _MIN_BLOCKS = 8  # that say something, in an image that can be compared
 _SHARED = 0.5  # mean correlation between images from which a block is the set's, not the image's
 _MIN_IMAGES, _SAMPLE = 8, 1000  # to judge that by: at least, at most
 _ROWS, _PAIRS = 128, 2048  # handled at a time, for memory
+LISTED = 10_000  # pairs of a kind; the frames of one scene make millions, which take minutes and say no more
 
 
 class _Blocks(NamedTuple):
@@ -55,12 +56,17 @@ def perceptual_hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
-def near_pairs(thumbnails: NDArray[np.uint8], known: Sequence[str] | None = None) -> list[tuple[int, int]]:
+def near_pairs(
+    thumbnails: NDArray[np.uint8], known: Sequence[str] | None = None, splits: Sequence[str] | None = None
+) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, of pictures that are the same, among (N, 64, 64) thumbnails.
+
+    The first LISTED pairs across splits, and as many of the others.
 
     Args:
         thumbnails: From `thumbnail`.
         known: A name for each; images of one name are not compared with each other, except under the empty name.
+        splits: The split of each, "" where it has none; None: nobody has.
     """
     if len(thumbnails) < 2:
         return []
@@ -69,12 +75,22 @@ def near_pairs(thumbnails: NDArray[np.uint8], known: Sequence[str] | None = None
     pictures = thumbnails[kept]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(known or ()))}
     names = np.array([numbers[known[i]] if known and known[i] else -1 for i in kept.tolist()], np.int64)
+    split = np.array([splits[i] if splits else "" for i in kept.tolist()], np.str_)
     own = ~_shared_blocks(pictures)
     found: list[tuple[int, int]] = []
+    room = np.array([LISTED, LISTED])  # for pairs within a split, across splits
     for pairs in _candidates(perceptual_hashes(pictures), names):
+        one, other = split[pairs.T]
+        across = ((one != other) & (one != "") & (other != "")).astype(np.intp)
+        pairs, across = pairs[room[across] > 0], across[room[across] > 0]
+        if not len(pairs):
+            continue
         first, inverse = np.unique(pairs, return_inverse=True)
         same = _same(_blocks(pictures[first]), inverse.reshape(pairs.shape), own)
-        found += [(int(kept[i]), int(kept[j])) for i, j in pairs[same]]
+        for (i, j), kind in zip(pairs[same].tolist(), across[same].tolist(), strict=True):
+            if room[kind]:
+                room[kind] -= 1
+                found.append((int(kept[i]), int(kept[j])))
     return found
 
 
