@@ -116,6 +116,14 @@ def test_the_frames_of_a_scene_are_not_all_listed(monkeypatch):
     assert len(codes(judge(rows, seen))["near-copies"].rows) == 20
 
 
+def test_patients_that_differ_only_in_case_or_blanks(rows):
+    rows = [replace(row, patient={"p3": "P15", "p4": "p14 "}.get(row.patient, row.patient)) for row in rows]
+    (finding,) = audit(rows, threads=1).findings
+    assert (finding.severity, finding.code) == ("warning", "patients-alike")
+    assert finding.files == ("P15 = p15", "p14  = p14")
+    assert finding.rows == (3, 15, 4, 14)
+
+
 def test_frames_of_one_patient_are_alike_and_may_be(rows):
     frame = rows[0].image.with_name("frame.jpg")
     Image.open(rows[0].image).save(frame, quality=90)

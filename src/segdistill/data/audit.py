@@ -106,6 +106,7 @@ def judge_sets(rows: Sequence[Row], seen: Sequence[Seen], sets: Mapping[str, Nam
         *desk.turned(),
         *desk.volumes(),
         *desk.patients(),
+        *desk.patients_alike(),
         *desk.copies(),
         *desk.near_copies(),
         *(finding for name, mapping in mappings.items() for finding in desk.masks(name, mapping)),

@@ -159,6 +159,21 @@ class Desk:
                 tuple(i for _, found in torn for i in found.values()),
             )
 
+    def patients_alike(self) -> Iterator[Finding]:
+        """Patients whose names differ only in case, blanks around them or accents: one, most likely."""
+        spelt: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+        for i, row in enumerate(self.rows):
+            if row.patient:
+                name = unicodedata.normalize("NFC", row.patient).strip().casefold()
+                spelt[row.dataset, name].setdefault(row.patient, i)
+        alike = [names for names in spelt.values() if len(names) > 1]
+        if alike:
+            what = f"patients whose names differ only in case or blanks: {len(alike)}"
+            way_out = "write each patient in one way if it is one: two count as two and may be in two splits"
+            files = tuple(" = ".join(names) for names in alike[:NAMED])
+            numbers = tuple(i for names in alike for i in names.values())
+            yield Finding("warning", "patients-alike", what, way_out, files, max(0, len(alike) - NAMED), numbers)
+
     def _group(self, dataset: str, group: tuple[str, str]) -> str:
         kind, name = group
         if kind == "file":
