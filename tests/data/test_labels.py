@@ -55,6 +55,11 @@ def test_scan_counts_masks_not_pixels(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "jpe", "jfif"])
+def test_every_spelling_of_jpeg_has_values_that_are_not_exact(tmp_path, suffix):
+    assert scan_values([write(tmp_path / f"a.{suffix}", np.zeros((8, 8)))], 1).jpeg
+
+
 def test_scan_stops_early_and_names_the_mask(tmp_path: Path) -> None:
     masks = [write(tmp_path / "fine.png", [[0, 1]]), write(tmp_path / "grey.png", [list(range(0, 256, 3))])]
     masks += [tmp_path / f"never-written-{i}.png" for i in range(1000)]

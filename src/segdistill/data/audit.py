@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..formats.images import JPEG_SUFFIXES
 from ..types import UserError
 from .ambiguity import most_values, threshold_for
 from .cache import truth
@@ -152,7 +153,7 @@ def _mapping(desk: Desk, dataset: str) -> tuple[LabelMapping | None, list[Findin
         what = f"the masks have {len(counts)} different values: grey levels or numbered objects, not classes"
         return None, [*findings, desk.finding("error", "ambiguous-masks", what, way_out, rare)]
     paths = [truth(desk.rows[i]) for i in held]
-    jpeg = any(path.suffix.lower() in (".jpg", ".jpeg") for path in paths if path)
+    jpeg = any(path.suffix.lower() in JPEG_SUFFIXES for path in paths if path)
     apart = not any(packed and mixes_white(values_of(desk.seen[i], packed)) for i in held)
     values = tuple(sorted(counts))
     found = MaskValues(values, tuple(counts[v] for v in values), len(held), packed, said.threshold, jpeg, apart)

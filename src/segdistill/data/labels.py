@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats import decode_mask
-from ..formats.images import is_packed
+from ..formats.images import JPEG_SUFFIXES, is_packed
 from ..types import UserError
 from .ambiguity import END, WHITE, check_values, most_values, threshold_for
 from .palettes import WAY_OUT, Palettes, colours_of
@@ -102,7 +102,7 @@ def scan_values(
             on_progress(done, len(paths))
     found = _merged(grey, packed)
     values = sorted(found)
-    jpeg = any(path.suffix.lower() in (".jpg", ".jpeg") for path in paths)
+    jpeg = any(path.suffix.lower() in JPEG_SUFFIXES for path in paths)
     counts = tuple(found[value] for value in values)
     return MaskValues(tuple(values), counts, len(paths), bool(packed), threshold, jpeg, white_apart)
 

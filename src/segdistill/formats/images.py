@@ -28,7 +28,8 @@ from .costly import check_parts, check_scans
 from .guard import reason, require_file
 from .levels import percentile_window, to_levels
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp"})  # compare in lower case
+JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})  # compare in lower case, as the others
+IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".tif", ".tiff", ".bmp"}
 MAX_PIXELS = 200_000_000
 _PHOTOMETRIC = 262  # TIFF's tag; 0: white is zero
 
