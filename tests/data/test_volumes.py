@@ -18,7 +18,7 @@ from segdistill.data.labels import build_mapping, scan_values
 from segdistill.data.manifest import load_manifest
 from segdistill.data.rows import Row
 from segdistill.data.volumes import read_neighbours, volumes, voxel_spacing, with_neighbours
-from segdistill.formats import nifti, read_image, read_mask
+from segdistill.formats import layout, nifti, read_image, read_mask
 from segdistill.formats.files import _Decoded
 from segdistill.types import UserError
 
@@ -58,6 +58,16 @@ def test_named_slices_are_compared_with_their_masks_too(tmp_path):
     (root / "manifest.csv").write_text("\n".join(["image,mask", *lines]), encoding="utf-8")
     with pytest.raises(UserError, match="affine differs"):
         load_manifest(root)
+
+
+def test_a_header_is_read_once_for_all_slices_that_a_csv_names(tmp_path, monkeypatch):
+    root = make_volumes(tmp_path / "set", count=1)
+    lines = [f"images/Kopf ä 0.nii.gz#{k},labels/Kopf ä 0.nii.gz#{k}" for k in range(3)]
+    (root / "manifest.csv").write_text("\n".join(["image,mask", *lines]), encoding="utf-8")
+    asked = []
+    monkeypatch.setattr("segdistill.data.volumes.layout", lambda file: asked.append(file) or layout(file))
+    assert len(load_manifest(root).rows) == 3
+    assert asked == [root / "images" / "Kopf ä 0.nii.gz"]
 
 
 @pytest.fixture

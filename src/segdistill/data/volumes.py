@@ -5,15 +5,26 @@ A slice of a file that holds several is the path FILE#k (formats/files.py), so t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import DICOM_SUFFIXES, check_pair, find_series, is_volume, layout, read_image, split_address, stem_of
+from ..formats import (
+    DICOM_SUFFIXES,
+    Layout,
+    check_pair,
+    find_series,
+    is_volume,
+    layout,
+    read_image,
+    split_address,
+    stem_of,
+)
 from ..types import UserError
 from .rows import Row
 
@@ -31,7 +42,8 @@ def expand(rows: Sequence[Row], root: Path) -> list[Row]:
     compared: set[tuple[Path, Path]] = set()
     for row in rows:
         _compare(row, compared)
-    return _join_series([one for row in rows for one in _slices(row, root)], root)
+    header = cache(layout)  # a CSV file names a file in as many rows as it has slices
+    return _join_series([one for row in rows for one in _slices(row, root, header)], root)
 
 
 def _compare(row: Row, compared: set[tuple[Path, Path]]) -> None:
@@ -106,12 +118,12 @@ def read_neighbours(paths: tuple[Path, Path, Path]) -> NDArray[np.uint8]:
     return np.stack(slices, axis=2)
 
 
-def _slices(row: Row, root: Path) -> Iterator[Row]:
+def _slices(row: Row, root: Path, header: Callable[[Path], Layout]) -> Iterator[Row]:
     file, address = split_address(row.image)
     if not is_volume(file):
         yield row
         return
-    found = layout(file)
+    found = header(file)
     row = replace(row, spacing=row.spacing or found.spacing)
     if address is not None or found.slices == 1:
         yield row
