@@ -79,6 +79,14 @@ def test_a_patient_of_most_images_trains(seed: int) -> None:
     assert {row.split for row in result if row.patient == "long"} == {"train"}
 
 
+def test_patients_that_are_all_too_large_are_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+    assert Counter(row.split for row in assign(make(30, 3), 0, 4))["test"] == 10
+    assert "test: 10 labelled images were drawn for the 4 asked for" in caplog.text
+    caplog.clear()
+    assert Counter(row.split for row in assign(make(30, 3), 0, 5))["test"] == 10
+    assert not caplog.text
+
+
 def test_volumes_hold_together_where_patients_are_unknown() -> None:
     rows = [replace(row, volume=f"v{i % 7}", slice=i) for i, row in enumerate(make(70))]
     result = assign(rows)

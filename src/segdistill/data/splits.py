@@ -136,6 +136,12 @@ def _draw_groups(rows: Sequence[Row], wanted: dict[str, float], seed: int) -> li
             taken += sizes[group]
             for i in groups[group]:
                 drawn[i] = split
+        if taken > 2 * target:
+            logging.getLogger(__name__).warning(
+                "%s: %d labelled images were drawn for the %d asked for: patients (or volumes, or files) stay whole "
+                "and all are so large; ask for more, or name the splits in a manifest",
+                *(split, taken, target),
+            )
     return drawn
 
 
