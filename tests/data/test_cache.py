@@ -1,6 +1,7 @@
 """The cache holds what decoding gives, and a damaged one is rebuilt."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +88,17 @@ def test_rows_in_any_order_are_the_same_pixels(data, tmp_path):
     np.testing.assert_array_equal(turned.images[::-1], plain.images)
     np.testing.assert_array_equal(turned.masks[::-1], plain.masks)
     assert turned.data_hash != plain.data_hash
+
+
+def test_a_half_cache_that_is_written_to_stays_and_one_that_others_remove_is_no_error(data, tmp_path, monkeypatch):
+    at_work, taken = (tmp_path / "cache" / f"{letter * 24}.{'0' * 32}.tmp" for letter in "ab")
+    at_work.mkdir(parents=True)
+    (at_work / "images.npy").touch()
+    os.utime(at_work, (1, 1))
+    listed = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [*listed(self, pattern), taken])
+    opened(data, tmp_path)
+    assert at_work.exists()
 
 
 def test_a_dicom_slice_more_in_the_folder_is_another_cache(tmp_path):

@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -208,10 +209,12 @@ def _build(target: Path, plan: _Plan, threads: int | None, on_progress: Callable
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """What builds that were killed left here, of which none takes a day."""
+    """What builds that were killed left here: nobody has written to it for a day."""
     for left in folder.glob("*.tmp"):
-        if re.fullmatch(r"[0-9a-f]{24}\.[0-9a-f]{32}\.tmp", left.name) and time.time() - left.stat().st_mtime > A_DAY:
-            shutil.rmtree(left, ignore_errors=True)
+        if re.fullmatch(r"[0-9a-f]{24}\.[0-9a-f]{32}\.tmp", left.name):
+            with suppress(OSError):  # another process takes it away at the same time
+                if time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > A_DAY:
+                    shutil.rmtree(left)
 
 
 def _put(temporary: Path, target: Path, plan: _Plan) -> None:
