@@ -481,7 +481,7 @@ def test_a_teacher_that_is_not_ahead_has_nothing_to_distil(teacher, ahead):
         f"Nothing to distil: the teacher is not 2 Dice points better than the student without distillation ({ahead})"
         in told
     )
-    assert "the student is +3.0 from it" in told
+    assert "the student is 3.0 points ahead of it" in told
     assert "Distillation gained" not in told
 
 

@@ -157,7 +157,7 @@ def resolved(rows: Sequence[Row], split: Split) -> str:
     return split if split != "auto" else "test" if has_test else "all"
 
 
-def values_in(masks: list[Path], threshold: int | None, named: int) -> MaskValues:
+def values_in(masks: list[Path], threshold: int | None, named: int = 0) -> MaskValues:
     """What values these masks hold, of which `named` classes may each be one."""
     with bar("reading masks") as progress:
         return scan_values(masks, None, progress, threshold, named)
