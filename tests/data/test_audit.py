@@ -230,6 +230,19 @@ def test_palettes_that_contradict_each_other_are_found(rows, threshold):
     assert "beside masks in colour" in codes(audit(rows[:9], threads=1, threshold=threshold))["ambiguous-masks"].what
 
 
+@pytest.mark.parametrize("foreground", ["black", "white"])
+def test_black_that_is_not_index_0_is_warned_of(rows, foreground):
+    palette = [255, 255, 255, 0, 0, 0] if foreground == "black" else [0, 0, 0, 255, 255, 255]
+    for row in rows:
+        image = Image.fromarray((np.asarray(Image.open(row.mask)) > 0).astype(np.uint8))
+        image.putpalette(palette)
+        image.save(row.mask)
+    found = codes(audit(rows, threads=1))
+    assert ("black-elsewhere" in found) == (foreground == "black")
+    if foreground == "black":
+        assert found["black-elsewhere"].what.startswith("palette masks in which index 0 is #ffffff and index 1 black")
+
+
 def test_classes_missing_in_a_split(rows):
     """A third class in two test masks alone; then one that no mask shows."""
     for row in rows[-2:]:

@@ -105,6 +105,7 @@ def judge_sets(rows: Sequence[Row], seen: Sequence[Seen], sets: Mapping[str, Nam
         *desk.broken(),
         *ambiguous,
         *desk.turned(),
+        *desk.black_elsewhere(),
         *desk.volumes(),
         *desk.patients(),
         *desk.patients_alike(),

@@ -117,6 +117,16 @@ class Desk:
             way_out = f"look at --sheet; right for masks drawn upright; for masks of the pixels as stored, {_UNTURN}"
             yield self.finding("warning", "turned", what, way_out, numbers)
 
+    def black_elsewhere(self) -> Iterator[Finding]:
+        """Palette masks in which black is not index 0, which is read as background: right only if that was meant."""
+        numbers = [i for i, one in enumerate(self.seen) if one.palette.get(0) and not all(one.palette.values())]
+        if numbers:
+            first = self.seen[numbers[0]].palette
+            at = next(index for index, colour in first.items() if not colour)
+            what = f"palette masks in which index 0 is #{first[0]:06x} and index {at} black: {len(numbers)}"
+            way_out = "index 0 is read as background: look at --sheet, and save the masks in colour if black is it"
+            yield self.finding("warning", "black-elsewhere", what, way_out, numbers)
+
     def _turned(self, number: int) -> bool:
         one = self.seen[number]
         return one.mask_size is not None and one.orientation != one.mask_orientation
