@@ -28,7 +28,7 @@ import yaml
 
 from segdistill.api.evaluate import evaluate
 from segdistill.api.options import TrainOptions
-from segdistill.api.runs import machine, method_named, read_json, versions
+from segdistill.api.runs import machine, method_named, read_config, read_json, versions
 from segdistill.api.train import resume, train
 from segdistill.deploy.artefact import load_student
 from segdistill.engine.interrupt import Interrupted
@@ -50,12 +50,22 @@ def planned_runs(campaign: dict, only: list[str] | None = None) -> list[tuple[st
 
 
 def finish(settings: dict, common: dict, seed: int, data: Path, folder: Path, threads: int) -> None:
-    """Train, or carry on, one run to its end."""
+    """Train, or carry on, one run to its end. UserError where it was begun with other settings than the campaign's."""
+    said, given = common | settings.get("options", {}) | {"seed": seed}, settings.get("config", {})
     if (folder / "config.yaml").exists():
+        _, options, config = read_config(folder)
+        plain = {
+            name: value for name, value in given.items() if "{" not in str(value)
+        }  # a run by name has become a path
+        for held, planned in ((vars(options), said), (vars(config), plain)):
+            for name in (name for name, value in planned.items() if held[name] != value):
+                raise UserError(
+                    f"{folder}: was begun with {name} {held[name]}, the campaign says {planned[name]}; remove that folder, "
+                    "or give the row another name"
+                )
         resume(folder)
         return
-    options = TrainOptions(**(common | settings.get("options", {}) | {"seed": seed, "threads": threads}))
-    given = settings.get("config", {})
+    options = TrainOptions(**(said | {"threads": threads}))
     filled = {k: v.format(runs=folder.parent, seed=seed) if isinstance(v, str) else v for k, v in given.items()}
     config = method_named(options.method).Config(**filled)
     train(folders_of(settings, data), folder, options, config)
@@ -76,7 +86,8 @@ def result(folder: Path, data: Path, settings: dict, seed: int) -> dict:
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     for private in ("data", "cache"):
         config.pop(private)
-    config[config["method"]] |= settings.get("config", {})  # earlier runs by name, not by this machine's path
+    named = {name: value for name, value in settings.get("config", {}).items() if "{" in str(value)}
+    config[config["method"]] |= named  # earlier runs by name, not by this machine's path
     last = evaluate(folder / "student_last", folders_of(settings, data))["mean"]["dice"]["mean"]
     parameters = sum(p.numel() for p in load_student(folder / "student").network.parameters())
     measured = {"last": last, "parameters": parameters, "images": image_dice(folder)}

@@ -110,3 +110,18 @@ def test_two_runs_of_one_name_are_refused(campaign):
 
     with pytest.raises(UserError, match="name"):
         campaign.planned_runs({"runs": [{"name": "a", "seeds": [0]}, {"name": "a", "seeds": [0, 1]}]})
+
+
+def test_a_run_that_was_begun_otherwise_is_not_carried_on(campaign, tiny_set, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = [str(tmp_path / "plan.yaml"), "--data", str(tiny_set.parent)]
+    words += ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    run = {"name": "a", "data": tiny_set.name, "seeds": [0], "config": {"batch_size": 2}}
+    plan = {"options": {"size": 32, "iterations": 1, "precision": "32"}, "runs": [run]}
+    for batch_size, code in ((2, 0), (4, 1)):
+        run["config"]["batch_size"] = batch_size
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
+        for result in (tmp_path / "results").rglob("*.json"):
+            result.unlink()
+        assert campaign.main(words) == code
+    assert "was begun with batch_size 2, the campaign says 4" in capsys.readouterr().err

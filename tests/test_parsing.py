@@ -61,6 +61,7 @@ def test_a_function_of_a_verb_too(capsys):
         ("--iterations 8 --supervised.iterations=9", "give one: --iterations 9 in place of both"),
         ("--config long.yaml --epochs 1", "--epochs 1.0 beside --iterations 300 (perhaps of a --config)"),
         ("--config long.yaml --epochs 1 --iterations null", "x: no such file"),
+        ("--epochs 2 --supervised.iterations=9", "--supervised.iterations 9 beside --epochs 2"),
         ("--config own.yaml --iterations 8", "x: no such file"),
         ("--supervised.iterations 8 --iterations 8", "x: no such file"),
         ("--method kdas --kdas.iterations 9 --iterations 8", "x: no such file"),  # its share of them
@@ -72,3 +73,10 @@ def test_a_length_is_said_once(words, said, capsys, tmp_path, monkeypatch):
     (tmp_path / "own.yaml").write_text("supervised:\n  iterations: 300\n", encoding="utf-8")
     assert main(["train", "x", *words.split()]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["size: 32\nsize: 64\n", "supervised:\n  iterations: 5\n  iterations: 6\n"])
+def test_a_settings_file_says_a_thing_once(text, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
+    assert main(["train", "x", "--config", str(tmp_path / "c.yaml")]) == 2
+    assert f"says {'size' if 'size' in text else 'iterations'} twice" in capsys.readouterr().err

@@ -126,7 +126,7 @@ def _train(words: list[str]) -> int:
     built: Namespace = parser.instantiate(given)
     chosen = {key: built[key] for key in TrainOptions.__dataclass_fields__}
     options = TrainOptions(**chosen | {"method": name})  # also where a --config after --method names another
-    refuse_two_lengths(words, name, built[name], options.iterations)
+    refuse_two_lengths(words, name, built[name], options.iterations, options.epochs)
     train(data, given.out, options, built[name])
     return 0
 
@@ -231,7 +231,7 @@ def _extend(words: list[str]) -> int:
     given = parse(parser, words)
     options = {name: given[name] for name in TrainOptions.__dataclass_fields__ if name not in OF_THE_STUDENT}
     settings = config(**{name: given.esp_medsam[name] for name in OF_AN_ADDITION})
-    refuse_two_lengths(words, "esp_medsam", given.esp_medsam, given.iterations)
+    refuse_two_lengths(words, "esp_medsam", given.esp_medsam, given.iterations, given.epochs)
     extend(given.student, given.data, given.modality, given.out, TrainOptions(**options), settings)
     return 0
 

@@ -107,7 +107,9 @@ def chosen_method(words: list[str]) -> str:
     return name if said is None else said
 
 
-def refuse_two_lengths(words: Sequence[str], settings: str, config: Any, iterations: int | None) -> None:
+def refuse_two_lengths(
+    words: Sequence[str], settings: str, config: Any, iterations: int | None, epochs: float | None
+) -> None:
     """UserError where a method of one stage is told its length twice: the one in its settings would go unheard.
 
     Of several stages the lengths are shares of --iterations, so both have a say. What a --config says in a method's
@@ -115,9 +117,15 @@ def refuse_two_lengths(words: Sequence[str], settings: str, config: Any, iterati
     """
     lengths = [name for name in vars(config) if name.endswith("iterations")]
     said = {word.partition("=")[0] for word in words} & {f"--{settings}.{name}" for name in lengths}
-    if iterations is None or len(lengths) != 1 or not said or getattr(config, lengths[0]) == iterations:
+    if len(lengths) != 1 or not said or getattr(config, lengths[0]) == iterations:
         return
     option, length = said.pop(), getattr(config, lengths[0])
+    if epochs is not None:
+        raise UserError(
+            f"{option} {length} beside --epochs {epochs:g} (perhaps of a --config), which would win; give one"
+        )
+    if iterations is None:
+        return
     raise UserError(
         f"{option} {length} beside --iterations {iterations} (perhaps of a --config), which is for all methods and "
         f"would win; give one: --iterations {length} in place of both"
@@ -132,10 +140,21 @@ def _settings(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
         values = None if aliased else yaml.safe_load(text)
+        twice = "" if aliased else _said_twice(yaml.compose(text))
     except Exception as error:  # PyYAML raises a dozen kinds on what it does not expect, AttributeError to KeyError
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--config {path}: not YAML in UTF-8 ({reason}); correct it, or take a recipe") from None
+    if twice:
+        raise UserError(f"--config {path}: says {twice} twice, and only the last would count; leave one out")
     if not isinstance(values, dict):
         what = "has aliases (*name), which are not followed" if aliased else "holds no settings"
         raise UserError(f"--config {path}: {what}; write them as in recipes/, as size: 256")
     return values
+
+
+def _said_twice(node: Any) -> str:
+    """A key that a mapping has twice, in it or in one below; YAML's readers take the last."""
+    pairs = node.value if getattr(node, "id", "") == "mapping" else []
+    keys = [key.value for key, _ in pairs]
+    twice = next((str(key) for key in keys if keys.count(key) > 1), "")
+    return twice or next(filter(None, (_said_twice(value) for _, value in pairs)), "")

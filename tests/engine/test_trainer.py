@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -307,6 +308,52 @@ def test_modules_follow_their_parameters():
     assert not method.student.body[3].training  # dropout, without parameters, as its parent
     assert not method.teacher.training
     assert [p.requires_grad for p in method.student.body.parameters()] == [False] * 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_a_stages_last_save_ends_the_run_there(whole, tmp_path, monkeypatch, number):
+    """The next stage has handlers of its own, which did not hear it."""
+    original, heard = checkpoint.save, []
+
+    def signalled(folder, method, optimizers, progress):
+        if (progress.stage, progress.iteration) == (0, 6) and not heard:
+            heard.append(number)
+            signal.raise_signal(number)
+        return original(folder, method, optimizers, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", signalled)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").glob("01-*"))
+    run(tmp_path / "run")
+    assert_same(whole["32"][0], tmp_path / "run")
+
+
+def test_a_validation_whose_checkpoint_was_not_written_is_logged_once(whole, tmp_path, monkeypatch):
+    """Stopped in the validation, resumed, and again stopped in the save after it."""
+    original = checkpoint.save
+
+    def stopped(folder, method, optimizers, progress):
+        before = replace(progress, validated=-1, best=None, best_file=None, stale=0)
+        original(folder, method, optimizers, before)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", stopped)
+        with pytest.raises(Killed):
+            run(tmp_path / "run")
+    run(tmp_path / "run")
+    assert_same(whole["32"][0], tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_may_be_deleted(whole, tmp_path):
+    """The one before it still has its best weights, of the stage before."""
+    shutil.copytree(whole["32"][0], tmp_path / "run")
+    for path in checkpoint.checkpoints(tmp_path / "run" / "checkpoints")[1:]:
+        path.unlink()
+    run(tmp_path / "run")
+    assert_same(whole["32"][0], tmp_path / "run")
 
 
 def test_checkpoints_are_pruned(whole):

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..engine.settings import Settings
 from ..types import UserError
@@ -92,6 +92,19 @@ def parse_threshold(text: str | None) -> int | None:
     if text is not None and not re.fullmatch(r"\d{1,8}", text):
         raise UserError(f"--threshold {text}: needs a whole number, as 127")
     return None if text is None else int(text)
+
+
+def check_config(method: str, config: Any) -> None:
+    """Refuse numbers that no method could train with, before the data are read."""
+    for name, value in vars(config).items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        option = f"--{method}.{name} {value}"
+        if name.endswith(("iterations", "batch_size")) or name == "labelled_batch":
+            if value < 1:
+                raise UserError(f"{option}: needs a number of at least 1")
+        elif (name.endswith("learning_rate") and not value > 0) or (name == "other_batch" and value < 0):
+            raise UserError(f"{option}: needs a number {'of at least' if name == 'other_batch' else 'above'} 0")
 
 
 def check_options(options: TrainOptions) -> None:

@@ -21,7 +21,10 @@ from .options import TrainOptions
 
 REPORTED = ("segdistill", "torch", "lightning-fabric", "numpy", "scipy", "pillow", "safetensors")
 OF_DATA = ("data/check.json", "data/data.json")
-RESULTS = ("report.html", "scores.csv", "student", "checkpoints")  # of a run, or of evaluate --out
+HELD = (  # of a run, or of evaluate --out: none is written over
+    *("report.html", "scores.csv", "student", "checkpoints", "run.json", "log.jsonl"),
+    *("data/splits.csv", "data/mapping.json", "data/sets", *OF_DATA),
+)
 
 
 def method_named(name: str) -> Any:
@@ -41,7 +44,7 @@ def new_folder(out: Path | None, data: Sequence[Path], options: TrainOptions) ->
         out = Path("runs") / f"{name}-{options.method}-{stamp}"
     if (out / "config.yaml").exists():
         raise UserError(f"{out}: holds a run already; continue it with --resume {out}, or choose another --out")
-    if held := next((name for name in RESULTS if (out / name).exists()), None):
+    if held := next((name for name in HELD if (out / name).exists()), None):
         raise UserError(f"{out}: holds {held} already, but no run; choose another --out")
     if out.is_file():
         raise UserError(f"{out}: is a file; --out needs a folder")

@@ -27,7 +27,7 @@ from .contributions import better_beside, method_remarks, other_students, save_s
 from .data import load_data, prepare_data
 from .export import export
 from .named_weights import ENTRY, named_weights, require_same_weights
-from .options import TrainOptions, check_options, parse_size
+from .options import TrainOptions, check_config, check_options, parse_size
 from .outcome import caveats, check_findings, save_last, scoring, student_card
 from .reporting import read_log, training_report
 from .runs import (
@@ -79,6 +79,7 @@ def train(
     options = options or TrainOptions()
     check_options(options)
     config = config or method_named(options.method).Config()
+    check_config(options.method, config)
     with _processes(options) as processes:
         folders = [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
         folder = processes.first(lambda: _new_run(folders, out, options, config))
@@ -94,7 +95,7 @@ def _refused_unbegun(run: Path, processes: Processes) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except Exception:
         log = run / "log.jsonl"
         begun = (run / "checkpoints").exists() or (log.exists() and log.stat().st_size > 0)
         if processes.rank == 0 and not begun and not _held(run):
@@ -136,14 +137,33 @@ def _new_run(data: Sequence[Path], out: Path | str | None, options: TrainOptions
             refuse_leaks(config, rows)
 
     folder = new_folder(Path(out) if out else None, data, options)
+    lock = _taken(folder)
+    try:
+        new_folder(folder, data, options)  # nobody began one here meanwhile
+    except UserError:
+        lock.release()
+        raise
     try:
         prepare_data(data, folder, options, known, refuse)
+        write_json(folder / "run.json", provenance() | {ENTRY: named_weights(config)})
+        write_text(folder / "config.yaml", config_text(data, options, config))
     except UserError:
+        lock.release()
         take_back(folder)
         raise
-    write_json(folder / "run.json", provenance() | {ENTRY: named_weights(config)})
-    write_text(folder / "config.yaml", config_text(data, options, config))
+    finally:
+        lock.release()
     return folder
+
+
+def _taken(run: Path) -> FileLock:
+    """The run's lock; UserError where another process has it. A killed one leaves none."""
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{run}: another process is training this run; wait until it ends, or stop it") from None
+    return lock
 
 
 def _with_baseline(options: TrainOptions) -> TrainOptions:
@@ -201,7 +221,7 @@ def _to_the_end(
     warnings = [*caveats(data, options.flips), *told_caveats(config, data.rows), *check_findings(run)]
     for line in warnings:
         console.print(f"warning: {line}", markup=False, style="yellow")
-    with _timed(run, processes):
+    with _timed(run, processes), _memory_told(options, run):
         trained, method = _fit(run, folders, data, options, config, processes)
     processes.part()
     card = student_card(run, loaded, options, config, method.student, known)
@@ -238,20 +258,14 @@ def _export(run: Path, options: TrainOptions) -> None:
 
 @contextmanager
 def _alone(run: Path, processes: Processes) -> Iterator[None]:
-    """Inside, no other training writes into this run; UserError where one does. A killed one leaves no lock."""
-    lock = FileLock(run / ".lock")
-
-    def take() -> None:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(f"{run}: another process is training this run; wait until it ends, or stop it") from None
-
-    processes.first(take)
+    """Inside, no other training writes into this run; UserError where one does."""
+    held: list[FileLock] = []
+    processes.first(lambda: held.append(_taken(run)))
     try:
         yield
     finally:
-        lock.release()
+        for lock in held:
+            lock.release()
 
 
 @contextmanager
@@ -303,6 +317,21 @@ def _fit(
                 write_text(run / "config.yaml", config_text(folders, options, config))
         trained = trainer.run()
     return trained, method.cpu().eval()
+
+
+@contextmanager
+def _memory_told(options: TrainOptions, run: Path) -> Iterator[None]:
+    """Inside, memory that does not suffice is one line; torch says it in three ways."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not told:
+            raise
+        raise UserError(
+            f"out of memory at --size {options.size}: give a smaller size, or a smaller batch (a setting of "
+            f"{options.method}) with --accumulate, in a new run; {run} is kept up to its last checkpoint"
+        ) from error
 
 
 def _balance(data: Dataset, options: TrainOptions) -> float:

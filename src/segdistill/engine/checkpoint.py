@@ -80,7 +80,7 @@ def save(folder: Path, method: nn.Module, optimizers: Sequence[Optimizer], progr
             }
     path = folder / f"{progress.stage:02d}-{progress.iteration:08d}.safetensors"
     write_tensors(path, tensors, {"progress": json.dumps(asdict(progress))})
-    _prune(folder, keep_best=progress.best_file)
+    _prune(folder)
     return path
 
 
@@ -91,14 +91,17 @@ def save_best(folder: Path, method: nn.Module, progress: Progress) -> str:
     return name
 
 
-def _prune(folder: Path, keep_best: str | None) -> None:
-    for old in checkpoints(folder)[:-KEPT]:
-        old.unlink()
+def _prune(folder: Path) -> None:
+    """Keep the last checkpoints and the best weights of each: who deletes a damaged one goes on from the one before."""
+    for unneeded in (*checkpoints(folder)[:-KEPT], *folder.glob("*.tmp")):
+        unneeded.unlink()
+    try:
+        needed = {peek(kept).best_file for kept in checkpoints(folder)}
+    except UserError:  # damaged: nobody knows what it needs
+        return
     for best in folder.glob("best-*.safetensors"):
-        if best.name != keep_best:
+        if best.name not in needed:
             best.unlink()
-    for half_written in folder.glob("*.tmp"):
-        half_written.unlink()
 
 
 def checkpoints(folder: Path) -> list[Path]:

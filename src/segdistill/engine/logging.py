@@ -54,25 +54,27 @@ class RunLog:
             if self._file:
                 self._file.close()
 
-    def cut(self, stage_names: list[str], stage: int, iteration: int) -> None:
-        """Drop what was logged after this moment, so that a resumed run writes it again, the same."""
+    def cut(self, stage_names: list[str], stage: int, iteration: int, validated: int) -> None:
+        """Drop what was logged after this update and its last validation: a resumed run writes it again, the same."""
         if self.silent:
             return
         temporary = self.path.with_suffix(".tmp")
         with self._writing():
             if self._file:
                 self._file.close()
-            temporary.write_text("".join(self._until(stage_names, stage, iteration)), encoding="utf-8", newline="\n")
+            kept = "".join(self._until(stage_names, stage, iteration, validated))
+            temporary.write_text(kept, encoding="utf-8", newline="\n")
             temporary.replace(self.path)
             self._file = self.path.open("a", encoding="utf-8", newline="\n")
 
-    def _until(self, stage_names: list[str], stage: int, iteration: int) -> Iterator[str]:
+    def _until(self, stage_names: list[str], stage: int, iteration: int, validated: int) -> Iterator[str]:
         for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
             try:
                 entry = json.loads(line)
             except ValueError:
                 return  # a line that a kill cut short
-            if (stage_names.index(entry["stage"]), entry["iteration"]) > (stage, iteration):
+            place = stage_names.index(entry["stage"]), entry["iteration"]
+            if place > (stage, iteration) or ("validation" in entry and place > (stage, validated)):
                 return
             yield line
 

@@ -137,7 +137,10 @@ class Trainer:
         seed_everything(self.settings.seed, number)
         stage.prepare()
         self.progress = checkpoint.load(file, self.method, stage.optimizers) if file else Progress(stage=number)
-        self.log.cut([s.name for s in self.stages], number, self.progress.iteration if file else -1)
+        self.log.cut([s.name for s in self.stages], number, *self._logged(file))
+
+    def _logged(self, file: Path | None) -> tuple[int, int]:
+        return (self.progress.iteration, self.progress.validated) if file else (-1, -1)
 
     def _wrap(self, stage: Stage) -> None:
         """One module goes to Fabric, anew per stage."""
@@ -168,6 +171,7 @@ class Trainer:
                 self._validate(stage)
                 self._save(stage)
             if state.stopped or state.iteration >= stage.iterations:
+                self._stop_if_asked(stage)  # the next stage has its own handlers
                 return
             self._update(stage)
             self._stop_if_asked(stage)
