@@ -60,8 +60,8 @@ def finish(settings: dict, common: dict, seed: int, data: Path, folder: Path, th
         for held, planned in ((vars(options), said), (vars(config), plain)):
             for name in (name for name, value in planned.items() if held[name] != value):
                 raise UserError(
-                    f"{folder}: was begun with {name} {held[name]}, the campaign says {planned[name]}; remove that folder, "
-                    "or give the row another name"
+                    f"{folder}: was begun with {name} {held[name]}, the campaign says {planned[name]}; remove that "
+                    "folder, or give the row another name"
                 )
         resume(folder)
         return
