@@ -11,8 +11,9 @@ best validation Dice, test Dice (least to most over seeds; of one seed its 95 % 
 to the baseline (or to the runs that the plan names as `against`) on the same images and seeds with its 95 % interval
 (images and seeds drawn), HD95, Dice of the last weights instead of the best on validation, parameters, ms per image
 in torch (the least of all runs of the campaign that have this network and size on one thread), minutes of training;
-below, data hashes and versions. `sets` in place of `table`: the table of results_sets.py; `<!-- worst CAMPAIGN: NAME,
-NAME -->`: of results_worst.py; `<!-- hidden NAME -->`: a file of hidden_dice.py; `<!-- speed -->`: of speed_aims.py.
+below, data hashes and versions. `sets` in place of `table`: the table of results_sets.py. `<!-- worst CAMPAIGN: NAME,
+NAME -->`: of results_worst.py. `<!-- seeds CAMPAIGN: NAME to CONTROL, CONTROL -->`: of results_seeds.py. `<!-- hidden
+NAME -->`: a file of hidden_dice.py. `<!-- speed -->`: of speed_aims.py.
 `--check` changes nothing and exits with 1 where the document is not what the results say.
 """
 
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from results_seeds import seeds_table
 from results_sets import sets_table
 from results_worst import worst_table
 from speed_aims import speed_table
@@ -39,6 +41,7 @@ DOCUMENT = HERE.parent / "docs" / "results.md"
 TABLE = r"<!-- (table|sets) (\w+)(?: on (\w+))?, baseline (\w+)(?:, students of ([\w ]+))? -->\n"
 MARKED = re.compile(rf"({TABLE}).*?(<!-- end -->)", re.DOTALL)
 WORST = re.compile(r"(<!-- worst (\w+): ([\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SEEDS = re.compile(r"(<!-- seeds (\w+): (\w+) to ([\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HIDDEN = re.compile(r"(<!-- hidden (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SPEED = re.compile(r"(<!-- speed -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = [
@@ -64,6 +67,7 @@ def main() -> int:
     old = DOCUMENT.read_text(encoding="utf-8")
     new = MARKED.sub(lambda found: found[1] + made(*found.group(2, 3, 4, 5, 6)) + "\n" + found[7], old)
     new = WORST.sub(lambda found: found[1] + worst(found[2], found[3].split(", ")) + "\n" + found[4], new)
+    new = SEEDS.sub(lambda found: found[1] + seeds(found[2], found[3], found[4].split(", ")) + "\n" + found[5], new)
     new = HIDDEN.sub(lambda found: found[1] + hidden(found[2]) + found[3], new)
     new = SPEED.sub(lambda found: found[1] + speed_table() + "\n" + found[2], new)
     if given.check:
@@ -127,9 +131,20 @@ def least_ms(entry: Entry, others: list[Entry]) -> float:
 
 def worst(campaign: str, names: list[str]) -> str:
     """The table of results_worst.py."""
-    plan = yaml.safe_load((HERE / "campaigns" / f"{campaign}.yaml").read_text(encoding="utf-8"))["runs"]
-    found = {run["name"]: finished(HERE / "results" / campaign, run) for run in plan if run["name"] in names}
+    found = chosen(campaign, names)
     return worst_table({name: [*found[name].values()] for name in names})
+
+
+def seeds(campaign: str, name: str, controls: list[str]) -> str:
+    """The table of results_seeds.py."""
+    found = chosen(campaign, [name, *controls])
+    return seeds_table({f"to {control}": (found[name], found[control]) for control in controls}, gap)
+
+
+def chosen(campaign: str, names: list[str]) -> dict[str, dict[int, Entry]]:
+    """Finished runs by name and seed."""
+    plan = yaml.safe_load((HERE / "campaigns" / f"{campaign}.yaml").read_text(encoding="utf-8"))["runs"]
+    return {run["name"]: finished(HERE / "results" / campaign, run) for run in plan if run["name"] in names}
 
 
 def hidden(name: str) -> str:

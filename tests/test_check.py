@@ -64,6 +64,15 @@ def test_threshold_settles_grey_masks(data):
     assert main(["check", str(data), "--threshold", "127"]) == 0
 
 
+def test_the_sheet_shows_the_flips_that_training_would_have(data):
+    words = ["check", str(data), "--show-augment", "weak", "--size", "32", "--versions", "12"]
+    for flips in ("both", "none"):
+        assert main([*words, "-o", f"{flips}.png", "--flips", flips]) == 0
+    assert (data.parent / "both.png").read_bytes() != (data.parent / "none.png").read_bytes()
+    assert main([*words, "-o", "x.png", "--flips", "up"]) == 2
+    assert not (data.parent / "x.png").exists()
+
+
 def test_show_augment_still_writes_its_sheet(data):
     assert main(["check", str(data), "--show-augment", "weak", "-o", "w.png", "--size", "32"]) == 0
     assert main(["check", str(data), "--show-augment=strong", "-o", "s.png", "--size", "32"]) == 0

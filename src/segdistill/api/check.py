@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..types import UserError
 from .options import parse_size
@@ -15,6 +15,7 @@ from .terminal import console
 if TYPE_CHECKING:
     from ..data.audit import Audit
     from ..data.rows import Row
+    from ..types import Batch
 
 TILE, TILES, COLUMNS = 160, 30, 6  # of the thumbnail sheet: pixels, pictures, pictures in a line
 
@@ -71,6 +72,7 @@ def show_augment(
     threshold: int | None = None,
     images: int = 4,
     versions: int = 3,
+    flips: Literal["both", "horizontal", "vertical", "none"] = "both",
     seed: int = 0,
 ) -> Path:
     """Write a contact sheet of a preset: each image as it is, then some of its versions, mask outlines drawn.
@@ -84,6 +86,7 @@ def show_augment(
         threshold: Mask values above it are foreground.
         images: Images shown.
         versions: Versions of each.
+        flips: As of `train`.
         seed: Of the augmentation.
 
     Raises:
@@ -92,7 +95,7 @@ def show_augment(
     from ..data.labels import colours
     from ..formats import read_image, read_mask, resize_image, resize_labels, write_image
     from ..report.sheet import contact_sheet
-    from ..transforms.presets import PRESETS
+    from ..transforms.presets import PRESETS, with_flips
     from .data import load_sets, named_sets, read_mappings
 
     if preset not in PRESETS:
@@ -102,6 +105,7 @@ def show_augment(
     sets = load_sets([Path(data)])
     rows = [row for row in sets[0].rows if row.mask]
     (mapping,) = read_mappings(rows, named_sets(sets, classes, threshold)).values()
+    augment = with_flips(PRESETS[preset], flips)
     tiles: list[tuple[str, Any, Any]] = []
     for number, row in enumerate(rows[:: max(1, len(rows) // images)][:images]):
         assert row.mask
@@ -109,18 +113,19 @@ def show_augment(
         image = resize_image(read_image(row.image), shape, "squash")
         labels = resize_labels(mapping.apply(read_mask(row.mask)), shape, "squash")
         tiles.append((row.image.name, image, labels))
-        tiles += [(f"{preset} {n + 1}", *_augmented(image, labels, preset, (seed, number, n))) for n in range(versions)]
+        tiles += [
+            (f"{preset} {n + 1}", *_augmented(image, labels, augment, (seed, number, n))) for n in range(versions)
+        ]
     write_image(Path(out), contact_sheet(tiles, colours(len(mapping.classes)), versions + 1))
     console.print(f"{out}: {len(tiles)} pictures", markup=False)
     return Path(out)
 
 
-def _augmented(image: Any, labels: Any, preset: str, place: tuple[int, ...]) -> tuple[Any, Any]:
+def _augmented(image: Any, labels: Any, augment: Callable[[Batch], Batch], place: tuple[int, ...]) -> tuple[Any, Any]:
     """One version of an image and its label map, as arrays again."""
     import torch
 
     from ..engine.randomness import seed_everything
-    from ..transforms.presets import PRESETS
     from ..types import Batch
 
     seed_everything(*place)
@@ -128,7 +133,7 @@ def _augmented(image: Any, labels: Any, preset: str, place: tuple[int, ...]) -> 
     pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2).float() / 255
     mask = torch.from_numpy(labels)[None].long()
     batch = Batch(pixels, None, mask, one, one[:, None], torch.zeros(1).long(), torch.zeros(1).long())
-    batch = PRESETS[preset](batch)
+    batch = augment(batch)
     return (batch.image[0].permute(1, 2, 0) * 255).round().byte().numpy(), batch.mask[0].byte().numpy()
 
 
