@@ -10,7 +10,8 @@ A row per run of the campaign's plan (`on SET` after its name: of those on this 
 best validation Dice, test Dice (least to most over seeds; of one seed its 95 % interval over images), the difference
 to the baseline (or to the runs that the plan names as `against`) on the same images and seeds with its 95 % interval
 (images and seeds drawn), HD95, Dice of the last weights instead of the best on validation, parameters, ms per image
-in torch (the least of all runs of the campaign that have this network and size on one thread), minutes of training;
+in torch (the least of all runs of the campaign that have this network and size on one thread, of those without a GPU
+if there are any: a GPU's host has other cores), minutes of training. A row's GPU, if it had one, stands after its name;
 below, data hashes and versions. `sets` in place of `table`: the table of results_sets.py. `<!-- worst CAMPAIGN: NAME,
 NAME -->`: of results_worst.py. `<!-- seeds CAMPAIGN: NAME to CONTROL, CONTROL -->`: of results_seeds.py. `<!-- hidden
 NAME -->`: a file of hidden_dice.py. `<!-- speed -->`: of speed_aims.py.
@@ -126,7 +127,14 @@ def least_ms(entry: Entry, others: list[Entry]) -> float:
 
     wanted = entry["parameters"], entry["config"]["size"], 1
     same = [one for one in others if network(one) == wanted]
-    return min(float(one["summary"]["ms_per_image"]) for one in same)
+    comparable = [one for one in same if not gpu_of(one)] or same  # a GPU's host has other cores
+    return min(float(one["summary"]["ms_per_image"]) for one in comparable)
+
+
+def gpu_of(entry: Entry) -> str:
+    """The GPU that a run trained on, "H200", or ""."""
+    found: list[str] = re.findall(r"NVIDIA (.+)$", entry.get("machine", ""))
+    return found[0] if found else ""
 
 
 def worst(campaign: str, names: list[str]) -> str:
@@ -169,7 +177,7 @@ def row(name: str, entries: dict[int, Entry], gaps: str, ms: float) -> str:
     ends = (dice[0]["low"], dice[0]["high"]) if len(dice) == 1 else (min(means), max(means))
     spread = "[{:.3f}, {:.3f}]" if len(dice) == 1 else "({:.3f} to {:.3f})"
     cells = [
-        name,
+        ", ".join([name, *sorted({gpu_of(entry) for entry in runs} - {""})]),
         ", ".join(map(str, entries)),
         f"{statistics.mean(summary['run']['best validation Dice'] for summary in summaries):.3f}",
         f"{statistics.mean(means):.3f} " + spread.format(*ends),

@@ -31,11 +31,14 @@ from segdistill.transforms.presets import strong, weak
 from segdistill.types import Task
 
 
-def random_batches(count, size):
+def random_batches(count, size, labelled=None):
+    """Noise; of some rows, or all, with a mask."""
+    known = count if labelled is None else labelled
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, size, size, 3)).astype(np.uint8)
     masks = rng.integers(0, 2, (count, size, size)).astype(np.uint8)
-    rows = [Row(Path(f"{i}.png"), Path(f"{i}.png"), "train") for i in range(count)]
+    names = [Path(f"{i}.png") for i in range(count)]
+    rows = [Row(name, name if i < known else None, "train") for i, name in enumerate(names)]
     return TrainingBatches(Dataset(Cache(images, masks, ""), rows, ("background", "foreground"), ("",)), seed=0)
 
 

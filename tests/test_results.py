@@ -122,6 +122,16 @@ def test_a_students_speed_is_that_of_the_least_disturbed_run(tables):
 
     others = [one(9.0, 100, 96), one(7.0, 100, 96), one(3.0, 50, 96), one(5.0, 100, 64), one(4.0, 100, 96, threads=2)]
     assert tables.least_ms(others[0], others) == 7.0
+    beside_a_gpu = one(2.0, 100, 96) | {"machine": "Linux x86_64, Intel Xeon, NVIDIA H200"}
+    assert tables.least_ms(beside_a_gpu, [*others, beside_a_gpu]) == 7.0
+    assert tables.least_ms(beside_a_gpu, [beside_a_gpu]) == 2.0
+
+
+def test_a_row_names_its_gpu(tables):
+    here = entry({"s/a.png": 0.5}) | {"machine": "Linux x86_64, AMD EPYC, avx512_bf16"}
+    there = here | {"machine": "Linux x86_64, Intel Xeon, amx_bf16, NVIDIA H200"}
+    assert tables.row("ours", {0: here}, "", 1.0).startswith("| ours |")
+    assert tables.row("ours", {0: there, 1: there}, "", 1.0).startswith("| ours, H200 |")
 
 
 def test_the_worst_cases_are_bad_for_all(tables):

@@ -125,7 +125,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """System and processor; with torch also its kernels' instructions, which decide a training's last digits."""
+    """System and processor; with torch also its kernels' instructions, which decide its last digits, and GPU."""
     known = f"{platform.system()} {platform.machine()}"
     torch = sys.modules.get("torch")  # an exported file is scored without
     if torch is None:
@@ -134,7 +134,8 @@ def machine() -> str:
     kernels = next(
         (name for name in ("amx_bf16", "avx512_bf16") if can.get(name)), torch.backends.cpu.get_cpu_capability()
     )
-    return ", ".join(filter(None, (known, can.get("cpu_name"), kernels)))
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return ", ".join(filter(None, (known, can.get("cpu_name"), kernels, gpu)))
 
 
 def provenance() -> dict[str, Any]:
