@@ -4,7 +4,8 @@
 
 Data, augmentation, step, clipping, optimizers and log are in it, as in a training; noise for images, random weights.
 Of KnowSAM both with mixing (progress .6). Medians of single updates, each waited for, with their range; then the same
-without waiting between them, as a training runs. The machine's limits stand above the table. ESP-MedSAM: esp_step.py.
+without waiting between them, as a training runs; how many kernels one launches, and their own time together, by torch's
+profiler. The machine's limits stand above the table. ESP-MedSAM: esp_step.py.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import torch
 from random_sam import random_vit_b
 from rich.console import Console
 from step_speed import random_batches
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from segdistill.engine.logging import RunLog
 from segdistill.engine.randomness import seed_everything
@@ -42,7 +45,11 @@ def main() -> None:
     given = parser.parse_args()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
     limits()
-    print("\n| update | precision | ms, waited for | ms, not waited for | images/s | peak, GB |\n" + "|---" * 6 + "|")
+    print(
+        "\n| update | precision | ms, waited for | ms, not waited for | images/s | peak, GB | launches | GPU, ms |\n"
+        + "|---" * 8
+        + "|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         teacher = random_vit_b(Path(folder))
         for name, (method, settings, size) in ((n, case) for n, case in CASES.items() if given.case in n):
@@ -73,10 +80,20 @@ def measured(name: str, settings: dict, size: int, precision: str, repeats: int)
             trainer.progress.iteration = int(0.6 * stage.iterations)
             single = [seconds(trainer, stage, 1) for _ in range(repeats + 5)][5:]
             running = seconds(trainer, stage, repeats) / repeats
+            peak = torch.cuda.max_memory_allocated() / 1024**3
+            launches, busy = profiled(trainer, stage)
     images = sum(stage.batch) * len(stage.scales)
     middle, least, most = (f"{1000 * s:.0f}" for s in (statistics.median(single), min(single), max(single)))
-    peak = torch.cuda.max_memory_allocated() / 1024**3
-    return f"{middle} ({least} to {most}) | {1000 * running:.0f} | {images / running:.0f} | {peak:.1f} |"
+    return f"{middle} ({least} to {most}) | {1000 * running:.0f} | {images / running:.0f} | {peak:.1f} | {launches} | {busy:.0f} |"
+
+
+def profiled(trainer: Trainer, stage) -> tuple[int, float]:
+    """Kernel launches of one update, and the milliseconds of all its kernels."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        seconds(trainer, stage, 1)
+    events = found.key_averages()
+    kernels = sum(event.self_device_time_total for event in events if event.device_type == DeviceType.CUDA)
+    return sum(event.count for event in events if event.key.startswith("cudaLaunchKernel")), kernels / 1000
 
 
 def seconds(trainer: Trainer, stage, updates: int) -> float:
