@@ -84,7 +84,8 @@ def measured(name: str, settings: dict, size: int, precision: str, repeats: int)
             launches, busy = profiled(trainer, stage)
     images = sum(stage.batch) * len(stage.scales)
     middle, least, most = (f"{1000 * s:.0f}" for s in (statistics.median(single), min(single), max(single)))
-    return f"{middle} ({least} to {most}) | {1000 * running:.0f} | {images / running:.0f} | {peak:.1f} | {launches} | {busy:.0f} |"
+    spread = f"{middle} ({least} to {most})"
+    return f"{spread} | {1000 * running:.0f} | {images / running:.0f} | {peak:.1f} | {launches} | {busy:.0f} |"
 
 
 def profiled(trainer: Trainer, stage) -> tuple[int, float]:
