@@ -114,7 +114,8 @@ def table(found: dict[str, dict[int, Entry]], against: dict[str, list[str]], bas
     lines, every = [HEAD], [entry for entries in found.values() for entry in entries.values()]
     for name, entries in found.items():
         ms = least_ms(next(iter(entries.values())), every) if entries else 0.0
-        gaps = [gap(entries, found[to]) + (f" to {to}" if to != baseline else "") for to in against[name] if to != name]
+        controls = [to for to in against[name] if to != name and (found[to] or to == baseline)]
+        gaps = [gap(entries, found[to]) + (f" to {to}" if to != baseline else "") for to in controls]
         lines += [row(name, entries, "; ".join(gaps), ms), *(parts(entries) if name in wholes else [])]
     return "\n".join(lines)
 
