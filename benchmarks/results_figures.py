@@ -24,6 +24,23 @@ BUDGETS = (15, 60, 150, 600)
 NAMES = {"supervised": "supervised U-Net", "trio": "supervised trio", "knowsam": "KnowSAM without SAM"}
 PERCENT = (1, 2, 5, 10, 20, 50)
 AT_60 = {"supervised": "supervised", "trio": "trio", "knowsam": "knowsam_without_sam"}  # of few_labels
+STUDENTS = {  # of the figure of costs: campaign, row, the student beside its own
+    "U-Net, all 600 masks": ("few_labels", "supervised_all_masks", ""),
+    "KDAS, a teacher that knows more": ("compact", "kdas_strong_1600_kvasir_seg", ""),
+    "PVTv2-B0, twice the iterations": ("compact", "control_3200_kvasir_seg", ""),
+    "PVTv2-B0": ("compact", "control_1600_kvasir_seg", ""),
+    "KnowSAM without SAM, its U-Net, 6,000": ("few_labels", "knowsam_without_sam_6000", "unet"),
+    "KnowSAM without SAM, 6,000": ("few_labels", "knowsam_without_sam_6000", ""),
+    "U-Net, 6,000": ("few_labels", "supervised_6000", ""),
+    "trio, 6,000": ("few_labels", "trio_6000", ""),
+    "UniMatch, 1,800": ("few_labels", "unimatch", ""),
+    "KnowSAM without SAM, 1,800": ("few_labels", "knowsam_without_sam", ""),
+    "KnowSAM, a SAM without weights, 1,800": ("few_labels", "knowsam", ""),
+    "trio, 1,800": ("few_labels", "trio", ""),
+    "U-Net, 1,800": ("few_labels", "supervised", ""),
+    "Mean Teacher, 1,800": ("few_labels", "mean_teacher", ""),
+    "BCP, 1,800": ("few_labels", "bcp", ""),
+}
 LONGEST = {"supervised": "supervised_6000", "trio": "trio_6000", "knowsam": "knowsam_without_sam_6000"}
 
 
@@ -72,19 +89,23 @@ def _points(key: str) -> Iterator[tuple[int, float, float, float]]:
 
 
 def cost(axes: plt.Axes) -> None:
-    """A point per method: milliseconds in torch, Dice; the area is the parameters."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for run in seeds("few_labels", "*"):
-        if run["data"] == "kvasir_seg":
-            rows.setdefault(run["name"], []).append(run)
-    entries = [run for runs in rows.values() for run in runs]
+    """A point per student: milliseconds in torch, Dice; the area is the parameters."""
     axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
-    for name in sorted(rows, key=lambda row: -mean_dice(rows[row])):  # the legend from the best down
-        runs = rows[name]
-        ms, dice = least_ms(runs[0], entries), mean_dice(runs)
-        millions = runs[0]["parameters"] / 1e6
-        axes.scatter(ms, dice, s=40 * millions, alpha=0.6, label=f"{name} ({millions:.1f} M)")
+    for label, (campaign, row, beside) in STUDENTS.items():
+        runs = seeds(campaign, row)
+        if beside:
+            runs = [_beside(run, beside) for run in runs]
+        if runs:
+            ms, millions = least_ms(runs[0], seeds(campaign, "*")), runs[0]["parameters"] / 1e6
+            axes.scatter(ms, mean_dice(runs), s=40 * millions, alpha=0.7, label=f"{label} ({millions:.1f} M)")
     axes.set_xlabel("ms per image (torch, one thread)")
+
+
+def _beside(run: dict[str, Any], name: str) -> dict[str, Any]:
+    """The run as if the student called so, which it ships beside its own, were its own."""
+    student = run["summary"]["students"][name]
+    mean = run["summary"]["mean"] | {"dice": student["dice"]}
+    return run | {"parameters": student["parameters"], "summary": run["summary"] | {"mean": mean}}
 
 
 def mean_dice(runs: list[dict[str, Any]]) -> float:

@@ -10,8 +10,8 @@ A row per run of the campaign's plan (`on SET` after its name: of those on this 
 best validation Dice, test Dice (least to most over seeds; of one seed its 95 % interval over images), the difference
 to the baseline (or to the runs that the plan names as `against`) on the same images and seeds with its 95 % interval
 (images and seeds drawn), HD95, Dice of the last weights instead of the best on validation, parameters, ms per image
-in torch (the least of all runs of the campaign that have this network and size on one thread, of those without a GPU
-if there are any: a GPU's host has other cores), minutes of training. A row's GPU, if it had one, stands after its name;
+in torch (the least of all runs of the campaign that have this network and size on one thread; none beside a GPU where
+others had none, since its host has other cores), minutes of training. A row's GPU, if any, stands after its name;
 below, data hashes and versions. `sets` in place of `table`: the table of results_sets.py. `<!-- worst CAMPAIGN: NAME,
 NAME -->`: of results_worst.py. `<!-- seeds CAMPAIGN: NAME to CONTROL, CONTROL -->`: of results_seeds.py. `<!-- hidden
 NAME -->`: a file of hidden_dice.py. `<!-- speed -->`: of speed_aims.py.
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
@@ -121,15 +122,18 @@ def table(found: dict[str, dict[int, Entry]], against: dict[str, list[str]], bas
 
 
 def least_ms(entry: Entry, others: list[Entry]) -> float:
-    """Milliseconds per image of this network at this size on one thread: of the least disturbed run that has it."""
+    """Milliseconds per image of this network at this size on one thread: of the least disturbed run that has it.
+
+    NaN where only runs beside a GPU have it and others have none: those hosts' cores are not to be compared.
+    """
 
     def network(one: Entry) -> tuple[Any, ...]:
         return one["parameters"], one["config"]["size"], one["config"]["threads"]
 
     wanted = entry["parameters"], entry["config"]["size"], 1
-    same = [one for one in others if network(one) == wanted]
-    comparable = [one for one in same if not gpu_of(one)] or same  # a GPU's host has other cores
-    return min(float(one["summary"]["ms_per_image"]) for one in comparable)
+    mixed = len({bool(gpu_of(one)) for one in others}) > 1
+    same = [one for one in others if network(one) == wanted and not (mixed and gpu_of(one))]
+    return min((float(one["summary"]["ms_per_image"]) for one in same), default=math.nan)
 
 
 def gpu_of(entry: Entry) -> str:
@@ -186,7 +190,7 @@ def row(name: str, entries: dict[int, Entry], gaps: str, ms: float) -> str:
         f"{statistics.mean(summary['mean']['hd95']['mean'] for summary in summaries):.1f}",
         f"{statistics.mean(entry['last'] for entry in runs):.3f}",
         f"{runs[0]['parameters'] / 1e6:.1f}",
-        f"{ms:.0f}",
+        "" if math.isnan(ms) else f"{ms:.0f}",
         f"{statistics.mean(summary['run']['training seconds'] for summary in summaries) / 60:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"

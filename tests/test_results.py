@@ -4,7 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from helpers import benchmark
+
+from segdistill.models.students import build_student
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +128,8 @@ def test_a_students_speed_is_that_of_the_least_disturbed_run(tables):
     beside_a_gpu = one(2.0, 100, 96) | {"machine": "Linux x86_64, Intel Xeon, NVIDIA H200"}
     assert tables.least_ms(beside_a_gpu, [*others, beside_a_gpu]) == 7.0
     assert tables.least_ms(beside_a_gpu, [beside_a_gpu]) == 2.0
+    assert np.isnan(tables.least_ms(beside_a_gpu, [beside_a_gpu, one(5.0, 100, 64)]))
+    assert tables.row("ours", {0: entry({"s/a.png": 0.5})}, "", np.nan).endswith("| 2.5 |  | 1 |")
 
 
 def test_a_row_names_its_gpu(tables):
@@ -164,3 +169,25 @@ def test_a_table_says_what_it_is_made_of(tables):
     text = tables.sources("some", {"x": {0: one, 1: one}, "y": {0: two}, "late": {}})
     assert text.endswith("benchmarks/results/some. Data hashes: a 0123456789ab, b + a fedcba987654. torch 2.13.0.")
     assert tables.sources("some", {"late": {}}) == ""
+
+
+def test_a_decoder_is_given_other_patch_maps():
+    script = benchmark("patch_prompts")
+    torch.manual_seed(0)
+    student = build_student("esp_medsam", classes=2, modalities=["a", "b"]).eval()
+    image, modality, target = torch.rand(2, 3, 64, 96), torch.tensor([0, 1]), torch.zeros(2, 64, 96, dtype=torch.long)
+    target[0, 31, 64] = target[1, 63, 95] = 1
+    truth = script.true_map(target, 2)
+    assert truth.nonzero().tolist() == [[0, 0, 0, 2], [1, 0, 1, 2]]
+    seen, run = [], student.heads[0].prompt.forward
+    student.heads[0].prompt.forward = lambda logits, chosen: (
+        seen.append(student.heads[0].prompt.map(logits.sigmoid())) or run(logits, chosen)
+    )
+    with torch.inference_mode():
+        before = student(image, modality)
+        labels = list(script.predictions(student, image, modality, truth))
+        assert torch.equal(labels[0], before.argmax(1))
+        assert torch.equal(student(image, modality), before)
+    own, given = seen[0], seen[1:5]
+    for found, expected in zip(given, (own, truth, torch.zeros_like(truth), torch.ones_like(truth)), strict=True):
+        assert torch.equal(found, expected)
