@@ -316,7 +316,7 @@ class ESPMedSAM(nn.Module):
                     "modality, and finds it nowhere; tell it with --modality."
                 )
         if self.teacher:
-            alone = "SAM began without weights. Labels alone were better than such a teacher where both were measured."
+            alone = "SAM began without weights. Where measured, such a teacher brought nothing over labels alone."
             yield about_weights(origin) if origin else alone
         entries = [entry for entry in log if entry.get("stage") in ("head", "extend") and entry.get("watched")]
         if entries:
