@@ -119,7 +119,7 @@ def test_a_student_predicts_as_on_the_cpu(data, tmp_path):
 
 
 def test_a_stopped_run_goes_on(data, tmp_path, monkeypatch):
-    """Its checkpoint comes back to the GPU, optimizers too; it also goes on where there is none."""
+    """Its checkpoint comes back to the GPU, optimizers too."""
     update = Trainer._update
 
     def stop(trainer, stage):
